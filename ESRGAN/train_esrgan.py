@@ -1,0 +1,329 @@
+"""Train ESRGAN: a network for PSNR first, then with an adversary for sharp, natural detail.
+
+Wang et al. 2018, "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks",
+arXiv 1809.00219.
+
+The published run, on DIV2K (a GPU and days):
+    python ESRGAN/train_esrgan.py
+Minutes, on the photos that scripts/quickstart.sh prepares:
+    bash scripts/quickstart.sh
+
+Differences from the paper:
+- Each RRDB ends in a convolution of its own that starts as the identity
+  (--no-rrdb-conv-last gives the published network).
+- HR patches are 128 pixels in both stages (the supplement trains the PSNR stage on 192).
+- Photos are DIV2K's 800; the paper adds Flickr2K and OutdoorSceneTraining.
+- The saved generators are exponential moving averages of the trained ones.
+- The PSNR stage hands its best weights, by PSNR-Y on held-out photos, to the GAN stage.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import tyro
+from torch.nn import functional
+from tqdm import tqdm
+
+from common import checkpoint
+from common.crops import PairedCrops, to_device
+from common.device import autocast, choose_device, describe, place
+from common.ema import update_ema
+from common.flags import comments_as_help
+from common.log import plot_curves, write_log
+from common.validation import Validation
+from common.vgg import VGG19Features
+from ESRGAN.dataset import training_and_validation_pairs
+from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
+    """Return the relativistic average GAN loss (eq. 1 and 2), its two terms averaged.
+
+    -1/2 E[log sigmoid(w - E[l])] - 1/2 E[log(1 - sigmoid(l - E[w]))] for logits w that shall be
+    above the logits l: real above fake for the discriminator, fake above real for the generator.
+
+    Args:
+        winner, loser: logits (N, 1).
+    """
+    above, below = winner - loser.mean(), loser - winner.mean()
+    return (functional.softplus(-above).mean() + functional.softplus(below).mean()) / 2
+
+
+def learning_rate_at(progress: float, start: float, milestones: tuple[float, ...]) -> float:
+    """Return `start` halved at each of the milestones passed; progress and milestones in [0, 1]."""
+    return start * 0.5 ** sum(progress >= milestone for milestone in milestones)
+
+
+def train_esrgan(
+    *,
+    # data
+    lr_folder: Path | None = None,  # folder of LR photos; None: DIV2K, downloaded on first use
+    hr_folder: Path | None = None,  # folder of HR photos, paired with LR's by name
+    valid_lr_folder: Path | None = None,  # held-out photos; None: DIV2K's or own "valid" folders
+    valid_hr_folder: Path | None = None,
+    n_valid: int = 10,  # held-out photos used, at most
+    valid_crop: int = 1024,  # HR pixels; of larger held-out photos the centre is used
+    patch_size: int = 128,  # HR pixels, a multiple of 32 (paper: 128, and 192 in the PSNR stage)
+    batch_size: int = 16,  # crops a step (paper)
+    workers: int = 2,  # processes that cut crops ahead; 0: none
+    # model
+    n_blocks: int = 23,  # RRDBs (paper)
+    n_features: int = 64,  # channels (paper)
+    growth: int = 32,  # channels that each convolution in a dense block adds (paper)
+    rrdb_conv_last: bool = True,  # a convolution at the end of each RRDB (not in the paper)
+    discriminator_features: int = 64,  # channels of its first layers (authors' code)
+    start_from: Path | None = None,  # generator .pth to begin with, ours or a published one
+    # loss of the GAN stage; the PSNR stage has L1 alone
+    perceptual_weight: float = 1.0,  # VGG19 features (paper); 0: no VGG19 needed
+    gan_weight: float = 5e-3,  # relativistic average GAN (paper)
+    pixel_weight: float = 1e-2,  # L1 (paper)
+    vgg_weights: Path | None = None,  # file of torchvision's VGG19 weights; None: downloaded
+    # optimisation
+    n_epochs: int = 1000,  # of the PSNR stage (published: 1,000,000 steps)
+    n_epochs_gan: int | None = None,  # of the GAN stage; None: 0.4 n_epochs (published: 400,000)
+    steps_per_epoch: int = 1000,  # an epoch ends in validation and a checkpoint
+    learning_rate: float = 2e-4,  # PSNR stage, Adam (paper)
+    learning_rate_gan: float = 1e-4,  # GAN stage, both networks (paper)
+    milestones: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8),  # of the PSNR stage: rate halved (paper)
+    milestones_gan: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75),  # of the GAN stage (paper)
+    betas: tuple[float, float] = (0.9, 0.99),  # Adam (authors' code)
+    ema_decay: float = 0.999,  # a step, of the averaged generator (authors' code)
+    patience: int = 200,  # epochs without a better PSNR-Y that end the PSNR stage; 0: never
+    alpha: float = 1.0,  # network interpolation in generator.pth, 0 (PSNR) to 1 (GAN) (paper)
+    # run
+    show_every: int = 20,  # steps between losses on the progress bar (each waits for the GPU)
+    out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
+    seed: int = 0,  # of weights and crops, 0 or more
+    device: str = "cuda",  # without a GPU the CPU is taken
+    resume: bool = False,  # go on with the run in out_dir
+    overwrite: bool = False,  # delete the run in out_dir and start anew
+) -> Path:
+    """Train ESRGAN's two stages and return the folder of the run.
+
+    Written there: generator_psnr.pth (the PSNR stage's best), generator.pth (the newest, at the
+    end the GAN stage's last), generator_best.pth (the GAN stage's best by PSNR-Y, which that stage
+    lowers by design), discriminator.pth, state.pth (to resume), config.json, log.csv, curves.png
+    and samples/.
+    """
+    # setup
+    config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in locals().items()}
+    if patch_size % 32 or seed < 0 or min(batch_size, steps_per_epoch, n_valid) < 1:
+        raise ValueError(
+            f"patch_size {patch_size}, seed {seed}, batch_size {batch_size}, steps_per_epoch "
+            f"{steps_per_epoch}, n_valid {n_valid}: expected patch_size a multiple of 32, seed 0 "
+            "or more, the others 1 or more"
+        )
+    out_dir = Path(out_dir)
+    if n_epochs_gan is None:
+        n_epochs_gan = math.ceil(0.4 * n_epochs)
+    fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "patch_size")
+    fixed += ("discriminator_features", "batch_size", "steps_per_epoch", "seed")
+    state = checkpoint.earlier_state(
+        out_dir, config, fixed=fixed, resume=resume, overwrite=overwrite
+    )
+    device = choose_device(device)
+    torch.manual_seed(seed)
+    # First of all, as its weights may be missing and DIV2K takes long.
+    use_vgg = perceptual_weight > 0 and n_epochs_gan > 0
+    vgg = place(VGG19Features(vgg_weights), device) if use_vgg else None
+
+    # data
+    train_pairs, valid_pairs = training_and_validation_pairs(
+        lr_folder, hr_folder, valid_lr_folder, valid_hr_folder, n_valid
+    )
+    crops = PairedCrops(train_pairs, patch_size, seed)
+    validation = Validation(valid_pairs, valid_crop)
+
+    # models
+    generator = GeneratorRRDB(n_blocks, n_features, growth, rrdb_conv_last)
+    if start_from is not None:
+        weights = checkpoint.load(start_from)
+        if "body.0.dense_blocks.0.conv1.weight" not in weights:
+            weights = load_published(weights, rrdb_conv_last).state_dict()
+        generator.load_state_dict(weights)
+    generator = place(generator, device)
+    average = copy.deepcopy(generator).requires_grad_(False)
+    kept = copy.deepcopy(average)  # what is validated and saved
+    discriminator = place(Discriminator(patch_size, discriminator_features), device)
+
+    # optimisers
+    def adam(network: torch.nn.Module) -> torch.optim.Adam:
+        return torch.optim.Adam(network.parameters(), betas=betas, fused=True)
+
+    optimizer_g, optimizer_d = adam(generator), adam(discriminator)
+
+    # resume
+    at = {"stage": "psnr", "epoch": 0, "step": 0, "all_epochs": 0, "best": -math.inf, "stale": 0}
+    sums: dict[str, torch.Tensor] = {}  # of each loss in this epoch, on the device
+    rows: list[dict] = []  # of the log
+    stateful = {
+        "generator": generator,
+        "average": average,
+        "discriminator": discriminator,
+        "optimizer_g": optimizer_g,
+        "optimizer_d": optimizer_d,
+    }
+    psnr_weights = {}  # what the GAN stage started from
+    if state is not None:
+        for name, part in stateful.items():
+            part.load_state_dict(state[name])
+        at, rows = state["at"], state["rows"]
+        sums = {name: value.to(device) for name, value in state["sums"].items()}
+        if at["stage"] == "gan":
+            psnr_weights = checkpoint.load(out_dir / "generator_psnr.pth")
+        checkpoint.set_random_state(state["random"])
+    checkpoint.begin_run(out_dir, config, overwrite)
+
+    def save_state() -> None:
+        parts = {name: part.state_dict() for name, part in stateful.items()}
+        plain = {"at": at, "rows": rows, "sums": sums, "config": config}
+        checkpoint.save(
+            out_dir / "state.pth", parts | plain | {"random": checkpoint.random_state()}
+        )
+
+    n_parameters = sum(p.numel() for p in generator.parameters())
+    print(
+        f"{len(crops)} photos to train on, {len(validation.photos)} held out (bicubic: PSNR-Y "
+        f"{validation.bicubic_psnr_y:.2f} dB, SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
+        f"generator of {n_parameters:,} parameters on {describe(device)}, writing to {out_dir}"
+    )
+
+    # loop
+    began = time.perf_counter()
+    first_step = at["all_epochs"] * steps_per_epoch + at["step"]
+    batches = crops.batches(first_step, steps_per_epoch, batch_size, workers)
+    bar = tqdm(total=(n_epochs + n_epochs_gan) * steps_per_epoch, initial=first_step, unit="step")
+    with bar, checkpoint.StopSignal() as stop:
+        while True:
+            enough = 0 < patience <= at["stale"]
+            if at["stage"] == "psnr" and (at["epoch"] >= n_epochs or enough):
+                if at["epoch"] > 0:
+                    generator.load_state_dict(checkpoint.load(out_dir / "generator_psnr.pth"))
+                psnr_weights = copy.deepcopy(generator.state_dict())
+                checkpoint.save(out_dir / "generator_psnr.pth", psnr_weights)
+                average.load_state_dict(psnr_weights)
+                optimizer_g.load_state_dict(adam(generator).state_dict())
+                at |= {"stage": "gan", "epoch": 0, "best": -math.inf, "stale": 0}
+            gan = at["stage"] == "gan"
+            if gan and at["epoch"] >= n_epochs_gan:
+                break
+            bar.set_description(f"{at['stage'].upper()} stage, epoch {at['epoch'] + 1}")
+
+            while at["step"] < steps_per_epoch and not stop.received:
+                step = at["epoch"] * steps_per_epoch + at["step"]
+                progress = step / (steps_per_epoch * (n_epochs_gan if gan else n_epochs))
+                for optimizer in (optimizer_g, optimizer_d):
+                    rate = (
+                        learning_rate_at(progress, learning_rate_gan, milestones_gan)
+                        if gan
+                        else learning_rate_at(progress, learning_rate, milestones)
+                    )
+                    optimizer.param_groups[0]["lr"] = rate
+                lr, hr = to_device(next(batches), device)
+
+                # generator
+                discriminator.requires_grad_(False)
+                with autocast(device):
+                    sr = generator(lr)
+                    losses = {"pixel": functional.l1_loss(sr, hr)}
+                    loss = losses["pixel"]
+                    if gan:
+                        with torch.no_grad():
+                            real_logits = discriminator(hr)
+                            real_features = vgg(hr) if vgg else hr.new_zeros(1)
+                        features = vgg(sr) if vgg else real_features
+                        losses["perceptual"] = functional.l1_loss(features, real_features)
+                        losses["gan"] = relativistic_loss(discriminator(sr), real_logits)
+                        loss = (
+                            perceptual_weight * losses["perceptual"]
+                            + gan_weight * losses["gan"]
+                            + pixel_weight * losses["pixel"]
+                        )
+                optimizer_g.zero_grad()
+                loss.backward()
+                optimizer_g.step()
+                update_ema(average, generator, ema_decay, step)
+
+                # discriminator
+                if gan:
+                    discriminator.requires_grad_(True)
+                    with autocast(device):
+                        real_logits, fake_logits = discriminator(hr), discriminator(sr.detach())
+                        losses["discriminator"] = relativistic_loss(real_logits, fake_logits)
+                    optimizer_d.zero_grad()
+                    losses["discriminator"].backward()
+                    optimizer_d.step()
+
+                # log
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0) + value.detach()
+                at["step"] += 1
+                bar.update()
+                if at["step"] % show_every == 0:
+                    bar.set_postfix({k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()})
+
+            if stop.received:
+                save_state()
+                bar.close()
+                print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
+                sys.exit(128 + stop.received)
+            means = {f"loss_{name}": value.item() / steps_per_epoch for name, value in sums.items()}
+            if not all(map(math.isfinite, means.values())):
+                raise FloatingPointError(
+                    f"{at['stage']} stage, epoch {at['epoch'] + 1}: {means}. {out_dir} holds the "
+                    "epoch before: resume with a lower learning rate"
+                )
+
+            # validate
+            weights = average.state_dict()
+            if gan and alpha < 1:
+                weights = interpolate(psnr_weights, weights, alpha)
+            kept.load_state_dict(weights)
+            at |= {"epoch": at["epoch"] + 1, "step": 0, "all_epochs": at["all_epochs"] + 1}
+            picture = out_dir / "samples" / f"{at['stage']}_{at['epoch']:04d}.png"
+            psnr_y, ssim_y = validation.measure(kept, device, picture)
+            row = {
+                "stage": at["stage"],
+                "epoch": at["epoch"],
+                "step": at["all_epochs"] * steps_per_epoch,
+                "seconds": round(time.perf_counter() - began, 1),
+                "learning_rate": rate,
+                "psnr_y": psnr_y,
+                "ssim_y": ssim_y,
+            }
+            rows.append(row | means)
+            better = psnr_y > at["best"]
+            at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
+            bar.write(
+                f"{at['stage'].upper()} stage, epoch {at['epoch']}: PSNR-Y {psnr_y:.2f} dB, SSIM-Y "
+                f"{ssim_y:.4f}{' (best)' if better else ''}, "
+                + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+            )
+
+            # save
+            write_log(out_dir / "log.csv", rows)
+            plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
+            checkpoint.save(out_dir / "generator.pth", kept.state_dict())
+            if better:
+                name = "generator_best.pth" if gan else "generator_psnr.pth"
+                checkpoint.save(out_dir / name, kept.state_dict())
+            if gan:
+                checkpoint.save(out_dir / "discriminator.pth", discriminator.state_dict())
+            sums = {}
+            save_state()
+    return out_dir
+
+
+if __name__ == "__main__":
+    tyro.cli(comments_as_help(train_esrgan))

@@ -1,0 +1,109 @@
+"""Random aligned LR/HR crops, each decided by (seed, epoch, k) alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from common.pixel_store import PixelStore
+
+
+class PairedCrops(Dataset):
+    """Aligned crops of LR/HR photo pairs, flipped and turned at random.
+
+    Crop k of epoch e depends on (seed, e, k) alone: not on the number of workers, nor on what was
+    drawn before. An epoch goes through all photos in a random order, and again in another.
+
+    Args:
+        pairs: (LR path, HR path), HR `scale` times the size of LR.
+        patch_size: of the HR crop in pixels, a multiple of `scale`.
+    Raises:
+        ValueError: a photo is smaller than a crop; the message names it.
+    """
+
+    def __init__(
+        self,
+        pairs: list[tuple[Path, Path]],
+        patch_size: int,
+        seed: int,
+        scale: int = 4,
+        n_processes: int | None = None,
+    ):
+        if patch_size % scale:
+            raise ValueError(f"patch_size is {patch_size}, expected a multiple of {scale}")
+        self.lr_store = PixelStore([lr for lr, _ in pairs], n_processes)
+        self.hr_store = PixelStore([hr for _, hr in pairs], n_processes)
+        self.patch_size, self.seed, self.scale = patch_size, seed, scale
+        for path, size in zip(self.hr_store.paths, self.hr_store.sizes, strict=True):
+            if min(size) < patch_size:
+                raise ValueError(
+                    f"{path} is {size[1]}x{size[0]}, smaller than a crop of {patch_size}x"
+                    f"{patch_size}: lower patch_size or take the photo out"
+                )
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.lr_store)
+
+    def crop(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return crop `k` of `epoch`: LR (h, w, 3) and HR (scale * h, scale * w, 3), uint8."""
+        rng = np.random.default_rng((self.seed, epoch, k))
+        photo = self._photo(epoch, k)
+        size = self.patch_size // self.scale
+        h, w = self.lr_store.sizes[photo]
+        top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
+        flip, turns = rng.integers(2), rng.integers(4)
+
+        def cut(pixels: np.ndarray, factor: int) -> np.ndarray:
+            y, x, n = top * factor, left * factor, size * factor
+            patch = pixels[y : y + n, x : x + n]
+            return np.rot90(patch[:, ::-1] if flip else patch, turns)
+
+        return cut(self.lr_store[photo], 1), cut(self.hr_store[photo], self.scale)
+
+    def _photo(self, epoch: int, k: int) -> int:
+        """Return which photo crop `k` is cut from: every photo once, then every photo once more."""
+        pass_, place = divmod(k, len(self))
+        if self._order is None or self._order[0] != (epoch, pass_):
+            rng = np.random.default_rng((self.seed, epoch, pass_, 1))
+            self._order = (epoch, pass_), rng.permutation(len(self))
+        return int(self._order[1][place])
+
+    def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the crops `range` of an epoch as uint8: LR (N, 3, h, w) and HR (N, 3, H, W)."""
+        epoch, ks = batch
+        lr, hr = zip(*(self.crop(epoch, k) for k in ks), strict=True)
+        return tuple(torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2) for x in (lr, hr))
+
+    def batches(
+        self, first_step: int, steps_per_epoch: int, batch_size: int, workers: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield batches without end, as `__getitem__` gives them, from step `first_step` on.
+
+        Args:
+            first_step: counted from the run's beginning: epoch * steps_per_epoch + step.
+            workers: processes that cut crops ahead; 0 cuts them when they are asked for.
+        """
+
+        def ranges() -> Iterator[tuple[int, range]]:
+            for i in itertools.count(first_step):
+                epoch, step = divmod(i, steps_per_epoch)
+                yield epoch, range(step * batch_size, (step + 1) * batch_size)
+
+        pin = torch.cuda.is_available()
+        return iter(DataLoader(self, None, sampler=ranges(), num_workers=workers, pin_memory=pin))
+
+
+def to_device(batch: tuple[torch.Tensor, ...], device: torch.device) -> list[torch.Tensor]:
+    """Move uint8 (N, 3, H, W) to `device` and make them float32 in [0, 1] there.
+
+    In channels_last layout on CUDA, where convolutions are faster so; on a CPU they are not.
+    """
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    on_device = [images.to(device, non_blocking=True) for images in batch]
+    return [images.to(torch.float32, memory_format=layout).div_(255) for images in on_device]

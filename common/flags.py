@@ -1,0 +1,16 @@
+"""Command-line flags from a function's signature."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+
+
+def comments_as_help(function: Callable) -> Callable:
+    """Add the comment behind each parameter to the docstring, where tyro finds its help texts."""
+    signature = inspect.getsource(function).partition('"""')[0]
+    comments = re.findall(r"^\s+(\w+): .*?#\s*(.+)$", signature, re.MULTILINE)
+    lines = "".join(f"\n    {name}: {comment}" for name, comment in comments)
+    function.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:{lines}"
+    return function

@@ -1,0 +1,149 @@
+"""Read any photo as 8-bit RGB, write PNGs, find and pair the photos of two folders."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from common.files import written_whole
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"}
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a photo as RGB, turned upright by its EXIF orientation.
+
+    Gray, palette, CMYK, 16-bit and float ([0, 1]) images are converted; transparent parts show
+    white; of an animation the first frame is taken.
+
+    Returns:
+        (H, W, 3) uint8.
+    Raises:
+        ValueError: the file is missing, no image, truncated, or of a kind that cannot be converted;
+            the message names it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path}: too large to be read safely ({error})") from None
+    except Exception as error:  # Pillow's decoders raise nearly every kind on broken files
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a value, whether Pillow calls it I or I;16
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"values from {values.min()} to {values.max()}, expected 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ValueError(f"float values from {values.min()} to {values.max()}, expected 0 to 1")
+        return Image.fromarray(np.round(values * 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (height, width) as `read_image` would give them, from the file's header alone.
+
+    Raises:
+        ValueError: the file is no image; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (width, height) if turned else (height, width)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 to `path`, its suffix naming the format; completely or not at all."""
+    with written_whole(path) as temporary:
+        Image.fromarray(image).save(temporary)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Turn (H, W, 3) uint8 into (1, 3, H, W) float32 in [0, 1]."""
+    return torch.tensor(image).permute(2, 0, 1)[None].float() / 255
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """Turn (3, H, W) or (1, 3, H, W) in [0, 1] into (H, W, 3) uint8, rounded and clamped."""
+    image = image.detach().float().reshape(3, *image.shape[-2:])
+    return (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Return the image files in `folder` (not below it), in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no images.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder")
+    paths = [Path(e.path) for e in os.scandir(folder) if e.is_file() and e.name[0] != "."]
+    paths = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return paths
+
+
+def list_pairs(
+    lr_folder: str | Path, hr_folder: str | Path, scale: int = 4
+) -> list[tuple[Path, Path]]:
+    """Return (LR, HR) paths paired by name: `0001x4.png` (or `0001.png`) belongs to `0001.png`.
+
+    Several LR photos of one HR photo (`0001x4w1.png`, ... of DIV2K's wild track) are so many pairs.
+
+    Raises:
+        ValueError: a photo has no partner (they are listed), or a pair's sizes do not differ by
+            `scale` exactly (the first is named).
+    """
+    hr_paths = {path.stem: path for path in list_images(hr_folder)}
+    pairs, without_hr = [], []
+    for lr_path in list_images(lr_folder):
+        stem = re.sub(rf"x{scale}(m|d|w\d)?$", "", lr_path.stem)
+        hr_path = hr_paths.get(stem, hr_paths.get(lr_path.stem))
+        pairs.append((lr_path, hr_path)) if hr_path else without_hr.append(lr_path.name)
+    without_lr = sorted({p.name for p in hr_paths.values()} - {hr.name for _, hr in pairs})
+    if without_hr or without_lr:
+        raise ValueError(
+            f"LR and HR photos do not pair up: {_first(without_hr)} in {lr_folder} without an HR "
+            f"photo, {_first(without_lr)} in {hr_folder} without an LR photo. An HR photo NAME.png "
+            f"belongs to NAMEx{scale}.png; scripts/prepare_dataset.py makes such folders"
+        )
+    for lr_path, hr_path in pairs:
+        (h, w), (hr_h, hr_w) = image_size(lr_path), image_size(hr_path)
+        if (hr_h, hr_w) != (h * scale, w * scale):
+            swapped = " (are the two folders swapped?)" if (hr_h, hr_w) < (h, w) else ""
+            raise ValueError(
+                f"{lr_path} is {w}x{h} and {hr_path} is {hr_w}x{hr_h}, expected "
+                f"{w * scale}x{h * scale}, {scale} times the size{swapped}: "
+                "scripts/prepare_dataset.py makes pairs that fit"
+            )
+    return pairs
+
+
+def _first(names: list[str], n: int = 5) -> str:
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return f"{len(names)} ({', '.join(names[:n])}{more})" if names else "none"

@@ -1,0 +1,45 @@
+"""A run's log as a CSV file and as curves."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from common.files import written_whole
+
+
+def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write all rows as CSV. The columns are the keys of all rows; what a row lacks stays empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def plot_curves(path: str | Path, rows: list[dict[str, Any]], baseline: float) -> None:
+    """Draw the losses and PSNR-Y over the steps.
+
+    Args:
+        rows: of the log, with `step`, `psnr_y`, and losses whose names begin with `loss_`.
+        baseline: PSNR-Y of bicubic on the validation photos, drawn as a line.
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
+    for name in losses:
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        left.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("loss_"))
+    left.set(title="training losses", xlabel="step", yscale="log")
+    left.legend()
+    right.plot([row["step"] for row in rows], [row["psnr_y"] for row in rows], marker=".")
+    right.axhline(baseline, color="gray", linestyle="--", label=f"bicubic, {baseline:.2f} dB")
+    right.set(title="validation PSNR-Y (dB)", xlabel="step")
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)

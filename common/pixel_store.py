@@ -1,0 +1,152 @@
+"""A folder of photos, decoded once into one memory-mapped file of raw pixels.
+
+Decoding a 2040x1404 PNG for one 128x128 crop wastes 99% of the work. The store decodes every photo
+on first use; from then on a crop is a copy of its own bytes, and the operating system's page cache
+is shared by all processes.
+
+The file: 8 bytes magic, 8 bytes length of the header, the header (JSON: fingerprint, photos with
+height, width and offset), then each photo as (H, W, 3) uint8.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.files import require_free_space, written_whole
+from common.images import image_size, list_images, read_image
+
+_MAGIC = b"PIXELS01"
+
+
+class PixelStore:
+    """The photos of one folder as uint8 arrays: `store[i]` is (H, W, 3), a view of the mapped file.
+
+    On first use of a folder the store is built beside it (`FOLDER.pixels`), by several processes;
+    it is built anew when the photos changed. Where it cannot be (disk too small or not writable), a
+    note says so and photos are decoded each time.
+
+    Args:
+        paths: photos of one folder, all or some of them, in any order; the store holds the folder.
+        n_processes: how many decode; see `in_processes`.
+    Raises:
+        ValueError: a photo of the folder cannot be read; the message names it.
+    """
+
+    def __init__(self, paths: list[Path], n_processes: int | None = None):
+        self.paths = [Path(path).resolve() for path in paths]
+        folder = self.paths[0].parent
+        self.file = folder.with_name(folder.name + ".pixels")
+        self._pixels: np.memmap | None = None
+        fingerprint = _fingerprint(photos := list_images(folder))
+        header = _read_header(self.file)
+        if header is None or header["fingerprint"] != fingerprint:
+            try:
+                _build(self.file, photos, fingerprint, n_processes)
+            except OSError as error:
+                print(f"No pixel store for {folder}, photos are decoded each time: {error}")
+            header = _read_header(self.file)
+        if header is not None and header["fingerprint"] == fingerprint:
+            places = dict(zip((path.name for path in photos), header["photos"], strict=True))
+            self.sizes = [tuple(places[path.name][:2]) for path in self.paths]
+            self._offsets = [places[path.name][2] for path in self.paths]
+        else:
+            self.sizes = [image_size(path) for path in self.paths]
+            self._offsets = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        if self._offsets is None:
+            return read_image(self.paths[i])
+        if self._pixels is None:
+            self._pixels = np.memmap(self.file, mode="r")
+        (h, w), offset = self.sizes[i], self._offsets[i]
+        return self._pixels[offset : offset + h * w * 3].reshape(h, w, 3)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_pixels": None}  # each process maps the file for itself
+
+
+def _fingerprint(paths: list[Path]) -> list[list]:
+    """Describe the photos so that a changed, added or removed one shows."""
+    return [[path.name, (s := path.stat()).st_size, s.st_mtime_ns] for path in paths]
+
+
+def _read_header(file: Path) -> dict | None:
+    try:
+        with file.open("rb") as stream:
+            if stream.read(8) != _MAGIC:
+                return None
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        h, w, offset = header["photos"][-1]
+        return header if file.stat().st_size == offset + h * w * 3 else None
+    except (OSError, ValueError, LookupError):
+        return None  # absent or damaged: the caller builds it
+
+
+def _build(file: Path, paths: list[Path], fingerprint: list, n_processes: int | None) -> None:
+    """Decode all photos into `file`, under a temporary name until it is complete."""
+    for leftover in file.parent.glob(f".{glob.escape(file.stem)}.*.tmp{file.suffix}"):
+        if time.time() - leftover.stat().st_mtime > 3600:  # of a killed process: gigabytes
+            leftover.unlink()
+    sizes = [image_size(path) for path in paths]
+    n_bytes = sum(h * w * 3 for h, w in sizes)
+    require_free_space(
+        file.parent, n_bytes + 64 * 2**20, f"to decode the photos of {paths[0].parent}"
+    )
+    # The header's length depends on the offsets and they on it: leave room for the largest.
+    room = len(json.dumps([fingerprint, [[h, w, 10**15] for h, w in sizes]])) + 64
+    photos, offset = [], 16 + room
+    for h, w in sizes:
+        photos.append([h, w, offset])
+        offset += h * w * 3
+    header = json.dumps({"fingerprint": fingerprint, "photos": photos}).encode().ljust(room)
+    with written_whole(file) as temporary:
+        with temporary.open("wb") as stream:
+            stream.write(_MAGIC + room.to_bytes(8, "little") + header)
+            stream.truncate(offset)
+        jobs = [(path, temporary, *photo) for path, photo in zip(paths, photos, strict=True)]
+        bar = tqdm(total=len(jobs), desc=f"decoding {paths[0].parent.name}", unit="photo")
+        with bar:
+            for _ in in_processes(_decode_into, jobs, n_processes):
+                bar.update()
+
+
+def _decode_into(job: tuple[Path, Path, int, int, int]) -> None:
+    path, file, h, w, offset = job
+    image = read_image(path)
+    if image.shape != (h, w, 3):
+        raise ValueError(f"{path}: the header says {h}x{w}, the pixels are {image.shape[:2]}")
+    with file.open("rb+") as stream:
+        stream.seek(offset)
+        stream.write(image.tobytes())
+
+
+def in_processes(function, jobs: list, n_processes: int | None = None) -> Iterator:
+    """Yield `function(job)` of each job, in order, computed by several processes.
+
+    They start as the workers of torch's `DataLoader` do: a script that calls this (or trains) does
+    so below `if __name__ == "__main__":`, which Windows, macOS and Python 3.14 need.
+
+    Args:
+        n_processes: None: as many as there are processors (few jobs are done in this process, where
+            starting others would take longer); 0: none beside this one.
+    """
+    if n_processes is None:
+        n_processes = 0 if len(jobs) < 16 else min(len(jobs), os.cpu_count() or 1, 16)
+    if n_processes == 0:
+        yield from map(function, jobs)
+        return
+    with ProcessPoolExecutor(n_processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(function, jobs)

@@ -1,0 +1,100 @@
+"""The figures and the pictures of a network on held-out photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.images import read_image, to_tensor, to_uint8, write_image
+from common.metrics import psnr_ssim_y
+from common.pictures import busiest_crop, enlarge, grid
+from common.resize import imresize
+
+Upscale = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Photo(NamedTuple):
+    """A photo in all its forms, (H, W, 3) uint8."""
+
+    name: str
+    lr: np.ndarray
+    bicubic: np.ndarray
+    hr: np.ndarray
+
+
+class Validation:
+    """Measures PSNR-Y and SSIM-Y on photos held in memory, and draws the same crops each time.
+
+    Args:
+        pairs: (LR path, HR path) of each photo.
+        max_size: larger photos are cut to their central `max_size` HR pixels each way.
+        n_samples: how many of the photos are drawn.
+        sample_size: HR pixels of a drawn crop, cut where the photo has most detail.
+    Raises:
+        ValueError: a photo is too small for SSIM; the message names it.
+    """
+
+    def __init__(
+        self,
+        pairs: list[tuple[Path, Path]],
+        max_size: int,
+        n_samples: int = 3,
+        sample_size: int = 192,
+    ):
+        self.photos = [_read_photo(lr, hr, max_size) for lr, hr in pairs]
+        self.crops = [
+            (photo, busiest_crop(photo.hr, sample_size), sample_size)
+            for photo in self.photos[:n_samples]
+        ]
+        scores = [psnr_ssim_y(to_tensor(p.bicubic), to_tensor(p.hr)) for p in self.photos]
+        self.bicubic_psnr_y, self.bicubic_ssim_y = (fmean(s) for s in zip(*scores, strict=True))
+
+    @torch.inference_mode()
+    def measure(self, upscale: Upscale, device: torch.device, picture: Path) -> tuple[float, float]:
+        """Return the mean PSNR-Y (dB) and SSIM-Y, and write `picture` (LR | bicubic | SR | HR).
+
+        Args:
+            upscale: LR (1, 3, h, w) in [0, 1] to SR (1, 3, 4h, 4w), on `device`.
+        """
+        scores, drawn = [], {}
+        for photo in tqdm(self.photos, desc="validating", unit="photo", leave=False):
+            sr = upscale(to_tensor(photo.lr).to(device)).float()
+            scores.append(psnr_ssim_y(sr, to_tensor(photo.hr).to(device)))
+            drawn[photo.name] = to_uint8(sr)
+        rows = [sample_row(p, {"SR": drawn[p.name]}, place, size) for p, place, size in self.crops]
+        write_image(picture, grid(rows))
+        psnr_y, ssim_y = (fmean(values) for values in zip(*scores, strict=True))
+        return psnr_y, ssim_y
+
+
+def sample_row(
+    photo: Photo, results: dict[str, np.ndarray], place: tuple[int, int], size: int
+) -> list[tuple[str, np.ndarray]]:
+    """Return the same crop of LR, bicubic, each of the results and HR, with captions for `grid`."""
+    top, left = place
+
+    def cut(pixels: np.ndarray) -> np.ndarray:
+        return pixels[top : top + size, left : left + size]
+
+    hr = cut(photo.hr)
+    lr = photo.lr[top // 4 : (top + size) // 4, left // 4 : (left + size) // 4]
+    row = [(f"LR  {photo.name}", enlarge(lr, hr.shape[:2])), ("bicubic", cut(photo.bicubic))]
+    row += [(name, cut(pixels)) for name, pixels in results.items()]
+    return [*row, ("HR", hr)]
+
+
+def _read_photo(lr_path: Path, hr_path: Path, max_size: int) -> Photo:
+    lr, hr = read_image(lr_path), read_image(hr_path)
+    if min(hr.shape[:2]) < 20:
+        raise ValueError(f"{hr_path} is {hr.shape[1]}x{hr.shape[0]}, expected 20x20 or more")
+    h, w = (min(n, max_size // 4) for n in lr.shape[:2])
+    top, left = (lr.shape[0] - h) // 2, (lr.shape[1] - w) // 2
+    lr = lr[top : top + h, left : left + w]
+    hr = hr[top * 4 : (top + h) * 4, left * 4 : (left + w) * 4]
+    return Photo(hr_path.stem, lr, imresize(lr, 4), hr)

@@ -1,0 +1,73 @@
+"""VGG19's features (Simonyan and Zisserman 2014), the basis of perceptual losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models import VGG19_Weights
+
+from common import checkpoint
+
+_URL = VGG19_Weights.IMAGENET1K_V1.url
+_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)
+
+
+class VGG19Features(nn.Module):
+    """conv5_4 of VGG19 before its ReLU: index 34 of torchvision's `vgg19().features`; frozen.
+
+    Takes RGB (N, 3, H, W) in [0, 1] and gives (N, 512, H / 16, W / 16).
+
+    Args:
+        weights: a file of torchvision's VGG19 weights; None: torchvision's own, which are
+            downloaded (548 MB) on first use.
+    Raises:
+        ConnectionError: they are not there and cannot be downloaded.
+        ValueError: the file holds something else.
+    """
+
+    def __init__(self, weights: str | Path | None = None):
+        super().__init__()
+        layers: list[nn.Module] = []
+        n_in = 3
+        for n_out in _WIDTHS:
+            if n_out:
+                layers += [nn.Conv2d(n_in, n_out, 3, 1, 1), nn.ReLU(inplace=True)]
+                n_in = n_out
+            else:
+                layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers[:-1])  # (index 35, the last ReLU, left out)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        tensors = _torchvision_weights() if weights is None else checkpoint.load(weights)
+        wanted = self.features.state_dict()
+        tensors = {k: tensors[f"features.{k}"] for k in wanted if f"features.{k}" in tensors}
+        try:
+            self.features.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"{weights} does not hold VGG19's weights: {error}") from None
+        self.eval().requires_grad_(False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.features((image - self.mean) / self.std)
+
+
+def cached_weights() -> Path | None:
+    """Return where torchvision's VGG19 weights lie on this machine; None: not downloaded yet."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _URL.rpartition("/")[2]
+    return path if path.exists() else None
+
+
+def _torchvision_weights() -> dict[str, torch.Tensor]:
+    try:
+        return torch.hub.load_state_dict_from_url(
+            _URL, map_location="cpu", check_hash=True, weights_only=True
+        )
+    except OSError as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ConnectionError(
+            f"VGG19's weights for the perceptual loss cannot be downloaded ({error}). Fetch {_URL} "
+            f"by hand into {folder}, name a local copy (vgg_weights=..., --vgg-weights ...), or "
+            "train without the perceptual loss (perceptual_weight=0, --perceptual-weight 0)"
+        ) from error

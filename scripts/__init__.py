@@ -1,0 +1,1 @@
+"""Command-line tools that stand on the model folders and on common."""

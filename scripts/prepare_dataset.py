@@ -1,0 +1,101 @@
+"""Make DIV2K's layout from any folder of photos, for training on one's own.
+
+    python scripts/prepare_dataset.py PHOTOS OUT
+    python ESRGAN/train_esrgan.py --hr-folder OUT/DIV2K_train_HR \\
+        --lr-folder OUT/DIV2K_train_LR_bicubic/X4
+
+Each photo becomes OUT/DIV2K_train_HR/NAME.png, cropped to a multiple of 4, and
+OUT/DIV2K_train_LR_bicubic/X4/NAMEx4.png, a quarter of the size with MATLAB's imresize.
+`--split valid` makes the held-out photos likewise (OUT/DIV2K_valid_HR, ...).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+from tqdm import tqdm
+
+from common.images import list_images, read_image, write_image
+from common.pixel_store import in_processes
+from common.resize import imresize
+
+SCALE = 4
+
+
+class Job(NamedTuple):
+    photo: Path
+    hr_path: Path
+    lr_path: Path
+
+
+def prepare_dataset(
+    photos: Annotated[Path, tyro.conf.Positional],
+    out: Annotated[Path, tyro.conf.Positional],
+    *,
+    split: Literal["train", "valid"] = "train",
+    processes: int | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, Path]:
+    """Write HR and LR photos in DIV2K's layout and return (hr_folder, lr_folder).
+
+    Pairs that are there already are left as they are. Photos that cannot be read are skipped and
+    named at the end.
+
+    Args:
+        photos: a folder of photos in any format.
+        out: where DIV2K's folders are made.
+        split: which of DIV2K's folders.
+        processes: how many convert; None: one a processor; 0: this process alone.
+        overwrite: make pairs anew that are there already.
+    Raises:
+        FileNotFoundError, ValueError: there is no such folder, it holds no photos, two photos would
+            get the same name, or none could be read.
+    """
+    paths = list_images(photos)
+    same = sorted({p.name for p in paths if sum(q.stem == p.stem for q in paths) > 1})
+    if same:
+        raise ValueError(f"{photos} holds photos of the same name, rename them: {', '.join(same)}")
+    hr_folder = out / f"DIV2K_{split}_HR"
+    lr_folder = out / f"DIV2K_{split}_LR_bicubic" / f"X{SCALE}"
+    jobs = [
+        Job(path, hr_folder / f"{path.stem}.png", lr_folder / f"{path.stem}x{SCALE}.png")
+        for path in paths
+    ]
+    missing = [j for j in jobs if overwrite or not (j.hr_path.exists() and j.lr_path.exists())]
+    problems = []
+    with tqdm(total=len(missing), desc=f"preparing {hr_folder}", unit="photo") as bar:
+        for problem in in_processes(_make_pair, missing, processes):
+            bar.update()
+            problems += [problem] if problem else []
+    print(f"{hr_folder} and {lr_folder}: {len(jobs) - len(problems)} photos", end="")
+    print(f", {len(jobs) - len(missing)} of them were there already")
+    if problems:
+        print(f"{len(problems)} skipped:", *problems, sep="\n  ")
+    if len(problems) == len(jobs):
+        raise ValueError(f"none of the {len(jobs)} photos in {photos} could be used")
+    return hr_folder, lr_folder
+
+
+def _make_pair(job: Job) -> str | None:
+    """Write one pair; return what is wrong with the photo, None for nothing."""
+    try:
+        hr = read_image(job.photo)
+    except ValueError as error:
+        return str(error)
+    h, w = (n // SCALE * SCALE for n in hr.shape[:2])
+    if min(h, w) == 0:
+        return f"{job.photo}: {hr.shape[1]}x{hr.shape[0]} is smaller than {SCALE}x{SCALE}"
+    hr = hr[:h, :w]
+    write_image(job.hr_path, hr)
+    write_image(job.lr_path, imresize(hr, 1 / SCALE))
+    return None
+
+
+if __name__ == "__main__":
+    tyro.cli(prepare_dataset)

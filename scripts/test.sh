@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Lint and tests, as CI runs them; arguments go to pytest:
+#
+#   bash scripts/test.sh
+#   bash scripts/test.sh tests/test_esrgan.py -k speed
+set -eu
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup "$ROOT/requirements.txt" "$ROOT/tests/requirements.txt"
+cd "$ROOT"
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,1 @@
+"""Claims about the project, each checked against something independent."""

@@ -1,0 +1,50 @@
+"""Small real photos in DIV2K's layout, shared by all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import skimage
+import torch
+
+from common.images import read_image, write_image
+from scripts.prepare_dataset import prepare_dataset
+
+SKIMAGE_DATA = Path(skimage.__file__).parent / "data"
+torch.set_num_threads(2)  # the same sums on every machine
+
+
+class Dataset(NamedTuple):
+    lr: Path
+    hr: Path
+    valid_lr: Path
+    valid_hr: Path
+
+    def folders(self) -> dict[str, Path]:
+        """Return the train functions' arguments."""
+        return {
+            "lr_folder": self.lr,
+            "hr_folder": self.hr,
+            "valid_lr_folder": self.valid_lr,
+            "valid_hr_folder": self.valid_hr,
+        }
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("dataset")
+    cuts = {
+        "train": ("astronaut.png", "rocket.jpg", "motorcycle_left.png", "ihc.png", "coffee.png"),
+        "valid": ("chelsea.png", "astronaut.png"),
+    }
+    folders = {}
+    for split, names in cuts.items():
+        for i, name in enumerate(names):
+            top = 200 if split == "train" else 20
+            photo = read_image(SKIMAGE_DATA / name)[top : top + 97, 100 : 230 + 4 * i]
+            write_image(root / split / f"{i:04d}.png", photo)
+        folders[split] = prepare_dataset(root / split, root, split=split, processes=0)
+    (hr, lr), (valid_hr, valid_lr) = folders["train"], folders["valid"]
+    return Dataset(lr, hr, valid_lr, valid_hr)

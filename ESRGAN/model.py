@@ -193,11 +193,13 @@ def load_published(state_dict: dict, conv_last: bool = True) -> GeneratorRRDB:
         return f"{ours[part]}.{kind}" if part in ours else key
 
     weights = {rename(key): weight for key, weight in public.items()}
-    first, growth = weights.get("conv_first.weight"), weights["body.0.dense_blocks.0.conv1.weight"]
-    if first is None or first.shape[1] != 3:
-        found = "no first convolution" if first is None else f"{first.shape[1]} input channels"
-        raise ValueError(f"found {found}, expected a 4x network on 3 channels (RGB)")
-    generator = GeneratorRRDB(n_blocks, len(first), len(growth), conv_last)
+    first = weights.get("conv_first.weight")
+    dense = weights.get("body.0.dense_blocks.0.conv1.weight")
+    if first is None or dense is None:
+        raise ValueError("the first convolution or the first block is missing from these weights")
+    if first.shape[1] != 3:
+        raise ValueError(f"found {first.shape[1]} input channels, expected a 4x network on RGB, 3")
+    generator = GeneratorRRDB(n_blocks, len(first), len(dense), conv_last)
     identity = {k: w for k, w in generator.state_dict().items() if _is_rrdb_conv_last(k)}
     try:
         generator.load_state_dict(weights | identity)
@@ -208,6 +210,8 @@ def load_published(state_dict: dict, conv_last: bool = True) -> GeneratorRRDB:
 
 def to_published(generator: GeneratorRRDB) -> Weights:
     """Return the generator's weights under the public "new" key names, which other tools load.
+
+    Some of them, spandrel among them, take a growth of 32 for granted.
 
     Raises:
         ValueError: the RRDBs' `conv_last`, which the published network lacks, was trained.

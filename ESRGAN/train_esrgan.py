@@ -127,11 +127,13 @@ def train_esrgan(
     out_dir = Path(out_dir)
     if n_epochs_gan is None:
         n_epochs_gan = math.ceil(0.4 * n_epochs)
-    fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "patch_size")
-    fixed += ("discriminator_features", "batch_size", "steps_per_epoch", "seed")
-    state = checkpoint.earlier_state(
-        out_dir, config, fixed=fixed, resume=resume, overwrite=overwrite
-    )
+    stages = {
+        "psnr": (n_epochs, learning_rate, milestones),
+        "gan": (n_epochs_gan, learning_rate_gan, milestones_gan),
+    }
+    fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
+    fixed += ("patch_size", "steps_per_epoch", "seed")
+    state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
     device = choose_device(device)
     torch.manual_seed(seed)
     # First of all, as its weights may be missing and DIV2K takes long.
@@ -218,18 +220,15 @@ def train_esrgan(
             gan = at["stage"] == "gan"
             if gan and at["epoch"] >= n_epochs_gan:
                 break
-            bar.set_description(f"{at['stage'].upper()} stage, epoch {at['epoch'] + 1}")
+            n_stage_epochs, initial_rate, stage_milestones = stages[at["stage"]]
+            name = f"{at['stage'].upper()} stage, epoch {at['epoch'] + 1}/{n_stage_epochs}"
+            bar.set_description(name)
 
             while at["step"] < steps_per_epoch and not stop.received:
                 step = at["epoch"] * steps_per_epoch + at["step"]
-                progress = step / (steps_per_epoch * (n_epochs_gan if gan else n_epochs))
-                for optimizer in (optimizer_g, optimizer_d):
-                    rate = (
-                        learning_rate_at(progress, learning_rate_gan, milestones_gan)
-                        if gan
-                        else learning_rate_at(progress, learning_rate, milestones)
-                    )
-                    optimizer.param_groups[0]["lr"] = rate
+                progress = step / (steps_per_epoch * n_stage_epochs)
+                rate = learning_rate_at(progress, initial_rate, stage_milestones)
+                optimizer_g.param_groups[0]["lr"] = optimizer_d.param_groups[0]["lr"] = rate
                 lr, hr = to_device(next(batches), device)
 
                 # generator
@@ -281,8 +280,8 @@ def train_esrgan(
             means = {f"loss_{name}": value.item() / steps_per_epoch for name, value in sums.items()}
             if not all(map(math.isfinite, means.values())):
                 raise FloatingPointError(
-                    f"{at['stage']} stage, epoch {at['epoch'] + 1}: {means}. {out_dir} holds the "
-                    "epoch before: resume with a lower learning rate"
+                    f"{name}: {means}. {out_dir} holds the epoch before: resume with a lower "
+                    "learning rate"
                 )
 
             # validate
@@ -305,23 +304,22 @@ def train_esrgan(
             rows.append(row | means)
             better = psnr_y > at["best"]
             at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
-            bar.write(
-                f"{at['stage'].upper()} stage, epoch {at['epoch']}: PSNR-Y {psnr_y:.2f} dB, SSIM-Y "
-                f"{ssim_y:.4f}{' (best)' if better else ''}, "
-                + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-            )
+            figures = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
+            figures += [f"{loss} {mean:.4f}" for loss, mean in means.items()]
+            bar.write(f"{name}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save
             write_log(out_dir / "log.csv", rows)
             plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
             checkpoint.save(out_dir / "generator.pth", kept.state_dict())
             if better:
-                name = "generator_best.pth" if gan else "generator_psnr.pth"
-                checkpoint.save(out_dir / name, kept.state_dict())
+                best = "generator_best.pth" if gan else "generator_psnr.pth"
+                checkpoint.save(out_dir / best, kept.state_dict())
             if gan:
                 checkpoint.save(out_dir / "discriminator.pth", discriminator.state_dict())
             sums = {}
             save_state()
+    print(f"complete: {out_dir / 'generator.pth'}")
     return out_dir
 
 

@@ -55,12 +55,7 @@ def set_random_state(states: dict[str, torch.Tensor]) -> None:
 
 
 def earlier_state(
-    out_dir: Path,
-    config: dict[str, Any],
-    *,
-    fixed: tuple[str, ...],
-    resume: bool,
-    overwrite: bool,
+    out_dir: Path, config: dict[str, Any], fixed: tuple[str, ...], resume: bool, overwrite: bool
 ) -> dict[str, Any] | None:
     """Return the state to go on from, None to start anew; nothing is written or deleted yet.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,8 +96,21 @@ class PairedCrops(Dataset):
                 epoch, step = divmod(i, steps_per_epoch)
                 yield epoch, range(step * batch_size, (step + 1) * batch_size)
 
-        pin = torch.cuda.is_available()
-        return iter(DataLoader(self, None, sampler=ranges(), num_workers=workers, pin_memory=pin))
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=ranges(),
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_signals_to_parent,
+        )
+        return iter(loader)
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach the whole group: the parent saves, then ends us."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def to_device(batch: tuple[torch.Tensor, ...], device: torch.device) -> list[torch.Tensor]:

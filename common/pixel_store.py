@@ -88,10 +88,11 @@ def _read_header(file: Path) -> dict | None:
         with file.open("rb") as stream:
             if stream.read(8) != _MAGIC:
                 return None
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, file.stat().st_size)))
         h, w, offset = header["photos"][-1]
         return header if file.stat().st_size == offset + h * w * 3 else None
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None  # absent or damaged: the caller builds it
 
 

@@ -131,6 +131,7 @@ def train_esrgan(
         "psnr": (n_epochs, learning_rate, milestones),
         "gan": (n_epochs_gan, learning_rate_gan, milestones_gan),
     }
+    gan_stage_weights = {"perceptual": perceptual_weight, "gan": gan_weight, "pixel": pixel_weight}
     fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
     fixed += ("patch_size", "steps_per_epoch", "seed")
     state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
@@ -221,8 +222,8 @@ def train_esrgan(
             if gan and at["epoch"] >= n_epochs_gan:
                 break
             n_stage_epochs, initial_rate, stage_milestones = stages[at["stage"]]
-            name = f"{at['stage'].upper()} stage, epoch {at['epoch'] + 1}/{n_stage_epochs}"
-            bar.set_description(name)
+            title = f"{at['stage'].upper()} stage, epoch {at['epoch'] + 1}/{n_stage_epochs}"
+            bar.set_description(title)
 
             while at["step"] < steps_per_epoch and not stop.received:
                 step = at["epoch"] * steps_per_epoch + at["step"]
@@ -236,19 +237,15 @@ def train_esrgan(
                 with autocast(device):
                     sr = generator(lr)
                     losses = {"pixel": functional.l1_loss(sr, hr)}
-                    loss = losses["pixel"]
                     if gan:
                         with torch.no_grad():
                             real_logits = discriminator(hr)
-                            real_features = vgg(hr) if vgg else hr.new_zeros(1)
-                        features = vgg(sr) if vgg else real_features
-                        losses["perceptual"] = functional.l1_loss(features, real_features)
+                            real_features = vgg(hr) if vgg else None
                         losses["gan"] = relativistic_loss(discriminator(sr), real_logits)
-                        loss = (
-                            perceptual_weight * losses["perceptual"]
-                            + gan_weight * losses["gan"]
-                            + pixel_weight * losses["pixel"]
-                        )
+                        if vgg:
+                            losses["perceptual"] = functional.l1_loss(vgg(sr), real_features)
+                    weights = gan_stage_weights if gan else {"pixel": 1.0}
+                    loss = sum(weights[name] * value for name, value in losses.items())
                 optimizer_g.zero_grad()
                 loss.backward()
                 optimizer_g.step()
@@ -280,15 +277,16 @@ def train_esrgan(
             means = {f"loss_{name}": value.item() / steps_per_epoch for name, value in sums.items()}
             if not all(map(math.isfinite, means.values())):
                 raise FloatingPointError(
-                    f"{name}: {means}. {out_dir} holds the epoch before: resume with a lower "
+                    f"{title}: {means}. {out_dir} holds the epoch before: resume with a lower "
                     "learning rate"
                 )
 
             # validate
-            weights = average.state_dict()
-            if gan and alpha < 1:
-                weights = interpolate(psnr_weights, weights, alpha)
-            kept.load_state_dict(weights)
+            kept.load_state_dict(
+                interpolate(psnr_weights, average.state_dict(), alpha)
+                if gan and alpha < 1
+                else average.state_dict()
+            )
             at |= {"epoch": at["epoch"] + 1, "step": 0, "all_epochs": at["all_epochs"] + 1}
             picture = out_dir / "samples" / f"{at['stage']}_{at['epoch']:04d}.png"
             psnr_y, ssim_y = validation.measure(kept, device, picture)
@@ -297,7 +295,7 @@ def train_esrgan(
                 "epoch": at["epoch"],
                 "step": at["all_epochs"] * steps_per_epoch,
                 "seconds": round(time.perf_counter() - began, 1),
-                "learning_rate": rate,
+                "learning_rate": optimizer_g.param_groups[0]["lr"],
                 "psnr_y": psnr_y,
                 "ssim_y": ssim_y,
             }
@@ -306,7 +304,7 @@ def train_esrgan(
             at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
             figures = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
             figures += [f"{loss} {mean:.4f}" for loss, mean in means.items()]
-            bar.write(f"{name}: {', '.join(figures)}{' (best)' if better else ''}")
+            bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save
             write_log(out_dir / "log.csv", rows)

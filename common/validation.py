@@ -49,7 +49,7 @@ class Validation:
     ):
         self.photos = [_read_photo(lr, hr, max_size) for lr, hr in pairs]
         self.crops = [
-            (photo, busiest_crop(photo.hr, sample_size), sample_size)
+            (photo, busiest_crop(photo.lr, sample_size // 4), sample_size // 4)
             for photo in self.photos[:n_samples]
         ]
         scores = [psnr_ssim_y(to_tensor(p.bicubic), to_tensor(p.hr)) for p in self.photos]
@@ -76,15 +76,18 @@ class Validation:
 def sample_row(
     photo: Photo, results: dict[str, np.ndarray], place: tuple[int, int], size: int
 ) -> list[tuple[str, np.ndarray]]:
-    """Return the same crop of LR, bicubic, each of the results and HR, with captions for `grid`."""
+    """Return the same crop of LR, bicubic, each of the results and HR, with captions for `grid`.
+
+    `place` (top, left) and `size` are in LR pixels.
+    """
     top, left = place
 
     def cut(pixels: np.ndarray) -> np.ndarray:
-        return pixels[top : top + size, left : left + size]
+        return pixels[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
 
     hr = cut(photo.hr)
-    lr = photo.lr[top // 4 : (top + size) // 4, left // 4 : (left + size) // 4]
-    row = [(f"LR  {photo.name}", enlarge(lr, hr.shape[:2])), ("bicubic", cut(photo.bicubic))]
+    lr = enlarge(photo.lr[top : top + size, left : left + size], hr.shape[:2])
+    row = [(f"LR  {photo.name}", lr), ("bicubic", cut(photo.bicubic))]
     row += [(name, cut(pixels)) for name, pixels in results.items()]
     return [*row, ("HR", hr)]
 

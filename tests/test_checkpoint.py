@@ -1,0 +1,143 @@
+"""Checkpoints, the folder of a run, averages of weights, VGG19's features."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import urllib.error
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from common import checkpoint
+from common.ema import update_ema
+from common.vgg import VGG19Features
+
+
+def test_checkpoint_comes_back_as_it_was(tmp_path):
+    content = {
+        "w": torch.arange(3),
+        "at": {"epoch": 2, "best": -float("inf")},
+        "rows": [{"a": 1.5}],
+    }
+    checkpoint.save(tmp_path / "a.pth", content)
+    back = checkpoint.load(tmp_path / "a.pth")
+    assert torch.equal(back.pop("w"), content.pop("w")) and back == content
+
+
+class Malicious:
+    def __reduce__(self):
+        return (exec, ("import pathlib; pathlib.Path('executed').touch()",))
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": Malicious()}, "evil.pth")
+    with pytest.raises(ValueError, match=r"evil\.pth is damaged or no checkpoint"):
+        checkpoint.load("evil.pth")
+    assert not (tmp_path / "executed").exists()
+    torch.load("evil.pth", weights_only=False)  # the attack is a real one
+    assert (tmp_path / "executed").exists()
+
+
+def test_damaged_missing_and_foreign_files_are_named(tmp_path):
+    checkpoint.save(tmp_path / "a.pth", {"w": torch.zeros(1000)})
+    content = (tmp_path / "a.pth").read_bytes()
+    for damaged in (content[:-100], b"", b"hello"):
+        (tmp_path / "a.pth").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.pth is damaged"):
+            checkpoint.load(tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="there is no such file"):
+        checkpoint.load(tmp_path / "b.pth")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    with pytest.raises(ValueError, match="holds a Tensor, expected a dict"):
+        checkpoint.load(tmp_path / "tensor.pth")
+
+
+def test_failed_save_leaves_the_old_checkpoint(tmp_path):
+    checkpoint.save(tmp_path / "a.pth", {"w": torch.ones(1)})
+    with pytest.raises(AttributeError):
+        checkpoint.save(tmp_path / "a.pth", {"w": torch.zeros(10), "f": lambda: 0})
+    assert checkpoint.load(tmp_path / "a.pth") == {"w": torch.ones(1)}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_random_state_goes_on_where_it_was():
+    state = checkpoint.random_state()
+    expected = torch.rand(3)
+    torch.rand(100)
+    checkpoint.set_random_state(state)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_stop_signal_is_noted_and_handlers_come_back(capsys):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with checkpoint.StopSignal() as stop:
+        assert not stop.received
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):  # who presses Ctrl-C now does not want to wait
+            signal.raise_signal(signal.SIGINT)
+    assert "SIGTERM: saving after this step" in capsys.readouterr().out
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_average_has_the_values_worked_out_by_hand():
+    network, average = nn.Linear(1, 1), nn.Linear(1, 1)
+    for module, value in ((network, 1.0), (average, 0.0)):
+        nn.init.constant_(module.weight, value)
+        nn.init.constant_(module.bias, -value)
+    update_ema(average, network, decay=0.9, step=0)  # decay (1 + 0) / (10 + 0) = 0.1
+    assert average.weight.item() == pytest.approx(0.9)
+    update_ema(average, network, decay=0.9, step=8)  # (1 + 8) / (10 + 8) = 0.5
+    assert average.weight.item() == pytest.approx(0.95)
+    update_ema(average, network, decay=0.9, step=10**6)  # 0.9
+    assert average.weight.item() == pytest.approx(0.955)
+    assert average.bias.item() == pytest.approx(-0.955)
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    """A file with random weights of torchvision's VGG19, features only."""
+    torch.manual_seed(0)
+    features = make_layers(cfgs["E"])
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    torch.save({f"features.{key}": w for key, w in features.state_dict().items()}, path)
+    return path, features
+
+
+def test_features_are_torchvisions_conv5_4_before_the_activation(vgg_file):
+    path, features = vgg_file
+    ours = VGG19Features(path)
+    image = torch.rand(2, 3, 48, 32)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = copy.deepcopy(features)[:35]((image - mean) / std)
+    assert isinstance(features[34], nn.Conv2d) and isinstance(features[35], nn.ReLU)
+    assert expected.min() < 0
+    torch.testing.assert_close(ours(image), expected)
+    assert not any(p.requires_grad for p in ours.parameters())
+
+
+def test_gradient_of_the_features_reaches_the_image(vgg_file):
+    image = torch.rand(1, 3, 32, 32, requires_grad=True)
+    VGG19Features(vgg_file[0])(image).abs().mean().backward()
+    assert image.grad.abs().sum() > 0
+
+
+def test_missing_vgg_weights_offline_name_the_ways_on(monkeypatch):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    with pytest.raises(ConnectionError, match=r"by hand into .*vgg_weights=.*perceptual_weight=0"):
+        VGG19Features()
+
+
+def test_file_with_other_weights_is_named(tmp_path):
+    torch.save({"w": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth does not hold VGG19's weights"):
+        VGG19Features(tmp_path / "other.pth")

@@ -1,0 +1,80 @@
+"""Any folder of photos becomes DIV2K's layout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.images import list_pairs, read_image, write_image
+from scripts.prepare_dataset import prepare_dataset
+from tests.conftest import SKIMAGE_DATA
+from tests.test_resize import matlab_imresize
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "my photos"
+    photo = read_image(SKIMAGE_DATA / "chelsea.png")
+    write_image(folder / "cat 1.png", photo[:50, :71])
+    Image.fromarray(photo[:32, :36]).save(folder / "größe.jpg", quality=95)
+    Image.fromarray(photo[:24, :40]).convert("CMYK").save(folder / "print.tif")
+    (folder / "broken.png").write_bytes(b"no photo")
+    (folder / "notes.txt").write_text("not an image")
+    write_image(folder / "tiny.png", photo[:3, :9])
+    return folder
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_layout_names_and_values_are_div2ks(photos, tmp_path, processes, capsys):
+    hr_folder, lr_folder = prepare_dataset(photos, tmp_path / "out", processes=processes)
+    assert hr_folder == tmp_path / "out" / "DIV2K_train_HR"
+    assert lr_folder == tmp_path / "out" / "DIV2K_train_LR_bicubic" / "X4"
+    pairs = list_pairs(lr_folder, hr_folder)
+    assert [(lr.name, hr.name) for lr, hr in pairs] == [
+        ("cat 1x4.png", "cat 1.png"),
+        ("größex4.png", "größe.png"),
+        ("printx4.png", "print.png"),
+    ]
+    hr = read_image(pairs[0][1])
+    np.testing.assert_array_equal(hr, read_image(photos / "cat 1.png")[:48, :68])
+    np.testing.assert_array_equal(read_image(pairs[0][0]), matlab_imresize(hr, 1 / 4))
+    out = capsys.readouterr().out
+    assert "2 skipped" in out and "broken.png: cannot be read" in out
+    assert "tiny.png: 9x3 is smaller than 4x4" in out
+
+
+def test_second_call_prepares_nothing_twice(photos, tmp_path, capsys):
+    hr_folder, _ = prepare_dataset(photos, tmp_path / "out", processes=0)
+    times = {path: path.stat().st_mtime_ns for path in hr_folder.iterdir()}
+    prepare_dataset(photos, tmp_path / "out", processes=0)
+    assert times == {path: path.stat().st_mtime_ns for path in hr_folder.iterdir()}
+    assert "3 of them were there already" in capsys.readouterr().out
+
+
+def test_photos_of_the_same_name_are_an_error(photos, tmp_path):
+    write_image(photos / "cat 1.webp", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"same name, rename them: cat 1\.png, cat 1\.webp"):
+        prepare_dataset(photos, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_a_readable_photo_is_an_error(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 1 photos"):
+        prepare_dataset(tmp_path / "photos", tmp_path / "out", processes=0)
+
+
+def test_script_runs_from_any_directory(photos, tmp_path):
+    script = ROOT / "scripts" / "prepare_dataset.py"
+    command = [sys.executable, str(script), photos.name, "out", "--split", "valid"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    names = {path.name for path in (tmp_path / "out" / "DIV2K_valid_HR").iterdir()}
+    assert names == {"cat 1.png", "größe.png", "print.png"}

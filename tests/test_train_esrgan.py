@@ -1,0 +1,331 @@
+"""ESRGAN's training, at small widths on real photos."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from common import checkpoint
+from common.images import read_image
+from ESRGAN import train_esrgan as script
+from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
+from ESRGAN.train_esrgan import learning_rate_at, relativistic_loss, train_esrgan
+from tests.test_esrgan_model import published_weights
+
+SCRIPT = Path(script.__file__)
+NETWORK = {"n_blocks": 1, "n_features": 8, "growth": 4}
+SMALL = {
+    **NETWORK,
+    "discriminator_features": 4,
+    "patch_size": 32,
+    "batch_size": 2,
+    "workers": 0,
+    "perceptual_weight": 0.0,
+    "n_epochs": 2,
+    "n_epochs_gan": 2,
+    "steps_per_epoch": 3,
+    "device": "cpu",
+}
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open(newline="") as file:
+        return [row | {"seconds": ""} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory) -> Path:
+    """A complete small run."""
+    return train_esrgan(**dataset.folders(), **SMALL, out_dir=tmp_path_factory.mktemp("run") / "a")
+
+
+def test_relativistic_loss_is_cross_entropy_on_relative_logits():
+    real, fake = torch.tensor([[2.0], [0.5], [-1.0]]), torch.tensor([[0.3], [1.0], [-2.0]])
+    bce = functional.binary_cross_entropy_with_logits
+    ones, zeros = torch.ones(3, 1), torch.zeros(3, 1)
+    for_discriminator = bce(real - fake.mean(), ones) + bce(fake - real.mean(), zeros)
+    for_generator = bce(real - fake.mean(), zeros) + bce(fake - real.mean(), ones)
+    torch.testing.assert_close(relativistic_loss(real, fake), for_discriminator / 2)
+    torch.testing.assert_close(relativistic_loss(fake, real), for_generator / 2)
+    # Equal logits: the discriminator knows nothing, log 2 from each term.
+    assert relativistic_loss(ones, ones).item() == pytest.approx(math.log(2))
+
+
+def test_default_schedule_is_the_published_one():
+    defaults = train_esrgan.__kwdefaults__
+    steps = defaults["n_epochs"] * defaults["steps_per_epoch"]
+    assert steps == 1_000_000
+    rates = [
+        learning_rate_at(step / steps, defaults["learning_rate"], defaults["milestones"])
+        for step in (0, 199_999, 200_000, 400_000, 600_000, 999_999)
+    ]
+    assert rates == [2e-4, 2e-4, 1e-4, 0.5e-4, 0.25e-4, 0.125e-4]
+    rates = [
+        learning_rate_at(step / 400_000, defaults["learning_rate_gan"], defaults["milestones_gan"])
+        for step in (0, 50_000, 100_000, 200_000, 300_000)
+    ]
+    assert rates == [1e-4, 0.5e-4, 0.25e-4, 0.125e-4, 0.0625e-4]
+
+
+def test_run_writes_everything_it_promises(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "config.json", "log.csv", "curves.png", "samples", "generator.pth", "generator_psnr.pth",
+        "generator_best.pth", "discriminator.pth", "state.pth",
+    }  # fmt: skip
+    for name in ("generator.pth", "generator_psnr.pth", "generator_best.pth"):
+        weights = torch.load(run / name, weights_only=True)
+        generator = GeneratorRRDB(**NETWORK)
+        generator.load_state_dict(weights)
+        assert torch.isfinite(generator(torch.rand(1, 3, 8, 8))).all()
+    Discriminator(32, 4).load_state_dict(torch.load(run / "discriminator.pth", weights_only=True))
+    config = json.loads((run / "config.json").read_text())
+    assert config["n_blocks"] == 1 and config["seed"] == 0 and config["torch"] == torch.__version__
+
+
+def test_log_has_one_row_an_epoch_with_both_stages(run):
+    rows = rows_of(run)
+    assert [(r["stage"], r["epoch"], r["step"]) for r in rows] == [
+        ("psnr", "1", "3"), ("psnr", "2", "6"), ("gan", "1", "9"), ("gan", "2", "12")
+    ]  # fmt: skip
+    assert all(float(r["psnr_y"]) > 3 and -1 <= float(r["ssim_y"]) <= 1 for r in rows)
+    assert [bool(r["loss_gan"]) for r in rows] == [False, False, True, True]
+    # The schedule of each stage begins anew; the last step of the second epoch is at 5/6.
+    assert [float(r["learning_rate"]) for r in rows] == pytest.approx(
+        [2e-4 / 2, 2e-4 / 16, 1e-4 / 4, 1e-4 / 16]
+    )
+
+
+def test_sample_pictures_show_the_same_crops_each_time(run):
+    pictures = [read_image(path) for path in sorted((run / "samples").iterdir())]
+    assert len(pictures) == 4 and len({p.shape for p in pictures}) == 1
+    different = (pictures[0] != pictures[3]).any(axis=2)
+    columns = different.any(axis=0).nonzero()[0]
+    width = different.shape[1]
+    # LR | bicubic | SR | HR: nothing but the third column changes.
+    assert columns.min() >= width // 2 - 4 and columns.max() <= 3 * width // 4 + 4
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    a, b = checkpoint.load(a), checkpoint.load(b)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 5, 7, 11])
+def test_resumed_run_equals_unbroken_run(dataset, run, tmp_path, monkeypatch, stop_at):
+    """A signal in the middle of an epoch, at its end, in either stage."""
+    out_dir, steps = tmp_path / "b", []
+
+    def to_device(*args):
+        steps.append(1)
+        if len(steps) == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    original = script.to_device
+    monkeypatch.setattr(script, "to_device", to_device)
+    with pytest.raises(SystemExit) as stopped:
+        train_esrgan(**dataset.folders(), **SMALL, out_dir=out_dir)
+    assert stopped.value.code == 128 + signal.SIGTERM and len(steps) == stop_at
+    train_esrgan(**dataset.folders(), **SMALL | {"workers": 1}, out_dir=out_dir, resume=True)
+    assert len(steps) == 12
+    assert rows_of(out_dir) == rows_of(run)
+    for name in ("generator.pth", "generator_psnr.pth", "generator_best.pth", "discriminator.pth"):
+        assert same_weights(out_dir / name, run / name), name
+
+
+def test_complete_run_has_nothing_left_to_do_and_can_be_made_longer(dataset, run, tmp_path, capsys):
+    out_dir = tmp_path / "c"
+    train_esrgan(**dataset.folders(), **SMALL | {"n_epochs_gan": 1}, out_dir=out_dir)
+    before = (out_dir / "generator.pth").read_bytes()
+    settings = dataset.folders() | SMALL | {"out_dir": out_dir, "resume": True}
+    train_esrgan(**settings | {"n_epochs_gan": 1})
+    assert (out_dir / "generator.pth").read_bytes() == before
+    train_esrgan(**settings)
+    assert "resuming with n_epochs_gan 1 -> 2" in capsys.readouterr().out
+    assert len(rows_of(out_dir)) == 4
+
+
+def test_earlier_run_is_never_overwritten_unasked(dataset, run, tmp_path):
+    content = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(FileExistsError, match=r"--resume.*--out-dir.*--overwrite"):
+        train_esrgan(**dataset.folders(), **SMALL, out_dir=run)
+    with pytest.raises(ValueError, match="exclude each other"):
+        train_esrgan(**dataset.folders(), **SMALL, out_dir=run, resume=True, overwrite=True)
+    # A mistake in another argument does not delete the run, whatever was asked for.
+    with pytest.raises(FileNotFoundError):
+        train_esrgan(**SMALL, lr_folder="no", hr_folder="no", out_dir=run, overwrite=True)
+    assert content == {path: path.read_bytes() for path in content}
+
+
+def test_overwrite_deletes_the_earlier_run(dataset, tmp_path):
+    settings = dataset.folders() | SMALL | {"out_dir": tmp_path / "d", "n_epochs": 1}
+    train_esrgan(**settings | {"n_epochs_gan": 1})
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+    train_esrgan(**settings | {"n_epochs_gan": 0, "overwrite": True})
+    names = {path.name for path in (tmp_path / "d").iterdir()}
+    assert "discriminator.pth" not in names and "notes.txt" in names
+    assert len(rows_of(tmp_path / "d")) == 1
+
+
+def test_other_network_sizes_cannot_resume_a_run(dataset, run):
+    with pytest.raises(ValueError, match=r"cannot resume .* n_features 8 -> 16"):
+        train_esrgan(**dataset.folders(), **SMALL | {"n_features": 16}, out_dir=run, resume=True)
+
+
+def test_psnr_stage_ends_early_when_nothing_gets_better(dataset, tmp_path):
+    settings = SMALL | {"learning_rate": 0.0, "n_epochs": 50, "n_epochs_gan": 1, "patience": 2}
+    train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "e")
+    assert [row["stage"] for row in rows_of(tmp_path / "e")] == ["psnr"] * 3 + ["gan"]
+
+
+def test_alpha_interpolates_the_saved_generator(dataset, run, tmp_path):
+    out_dir = train_esrgan(**dataset.folders(), **SMALL, alpha=0.25, out_dir=tmp_path / "f")
+    psnr, gan = (checkpoint.load(run / f"{name}.pth") for name in ("generator_psnr", "generator"))
+    expected = interpolate(psnr, gan, 0.25)
+    mixed = checkpoint.load(out_dir / "generator.pth")
+    assert all(torch.equal(mixed[key], expected[key]) for key in expected)
+    assert not same_weights(run / "generator.pth", run / "generator_psnr.pth")
+
+
+def test_training_lowers_the_loss(dataset, tmp_path):
+    settings = SMALL | {"n_epochs": 4, "n_epochs_gan": 0, "steps_per_epoch": 15}
+    run = train_esrgan(**dataset.folders(), **settings, learning_rate=2e-3, out_dir=tmp_path / "g")
+    losses = [float(row["loss_pixel"]) for row in rows_of(run)]
+    assert losses[-1] < 0.6 * losses[0]
+    assert (run / "generator.pth").exists() and not (run / "discriminator.pth").exists()
+
+
+def test_training_can_start_from_published_weights(dataset, tmp_path):
+    weights = published_weights()
+    torch.save(weights, tmp_path / "published.pth")
+    settings = SMALL | {"n_blocks": 2, "n_features": 16, "growth": 32, "n_epochs": 1}
+    settings |= {"n_epochs_gan": 0, "learning_rate": 0.0, "start_from": tmp_path / "published.pth"}
+    run = train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "h")
+    expected = load_published(weights).state_dict()
+    trained = checkpoint.load(run / "generator.pth")
+    for key in expected:  # (the average is rounded)
+        torch.testing.assert_close(trained[key], expected[key])
+
+
+def test_photos_are_held_out_when_there_are_no_validation_folders(dataset, tmp_path, capsys):
+    settings = SMALL | {"n_epochs": 1, "n_epochs_gan": 0}
+    own = {}
+    for name, folder in (("lr", dataset.lr), ("hr", dataset.hr)):
+        own[f"{name}_folder"] = tmp_path / name
+        own[f"{name}_folder"].mkdir()
+        for path in folder.iterdir():
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    train_esrgan(**own, **settings, out_dir=tmp_path / "i")
+    out = capsys.readouterr().out
+    assert "the last 1 of 5 photos are held out" in out
+    assert "4 photos to train on, 1 held out" in out
+
+
+def test_perceptual_loss_is_used_with_local_weights(dataset, tmp_path):
+    torch.manual_seed(0)
+    from torchvision.models.vgg import cfgs, make_layers
+
+    weights = {f"features.{k}": w for k, w in make_layers(cfgs["E"]).state_dict().items()}
+    torch.save(weights, tmp_path / "vgg19.pth")
+    settings = SMALL | {"n_epochs": 1, "n_epochs_gan": 1, "perceptual_weight": 1.0}
+    run = train_esrgan(
+        **dataset.folders(), **settings, vgg_weights=tmp_path / "vgg19.pth", out_dir=tmp_path / "j"
+    )
+    assert float(rows_of(run)[1]["loss_perceptual"]) > 0
+
+
+def test_non_finite_loss_stops_the_run(dataset, tmp_path):
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 1/2.*loss_pixel.*nan.*lower learning rate"
+    ):
+        train_esrgan(**dataset.folders(), **SMALL, learning_rate=1e30, out_dir=tmp_path / "k")
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"lr_folder": "nowhere"}, FileNotFoundError, "nowhere: there is no such folder"),
+        ({"hr_folder": None}, ValueError, "give both"),
+        ({"patch_size": 40}, ValueError, "patch_size 40.*multiple of 32"),
+        ({"patch_size": 96 * 2}, ValueError, "smaller than a crop of 192x192"),
+        ({"seed": -1}, ValueError, "seed -1"),
+        ({"batch_size": 0}, ValueError, "batch_size 0"),
+        ({"device": "tpu9"}, ValueError, 'device is "tpu9", expected'),
+        ({"start_from": "no.pth"}, ValueError, "no.pth: there is no such file"),
+        ({"perceptual_weight": 1.0, "vgg_weights": "no.pth"}, ValueError, "no.pth: there is no"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(dataset, tmp_path, change, error, message):
+    with pytest.raises(error, match=message):
+        train_esrgan(**dataset.folders() | SMALL | {"out_dir": tmp_path / "l"} | change)
+    assert not (tmp_path / "l").exists()
+
+
+def test_swapped_folders_are_refused(dataset, tmp_path):
+    folders = {"lr_folder": dataset.hr, "hr_folder": dataset.lr}
+    with pytest.raises(ValueError, match=r"do not pair up|swapped"):
+        train_esrgan(**folders, **SMALL, out_dir=tmp_path / "m")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_goes_on_with_the_cpu(dataset, tmp_path, capsys):
+    settings = SMALL | {"n_epochs": 1, "n_epochs_gan": 0, "device": "cuda"}
+    train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "n")
+    assert "finds no GPU: going on with the CPU" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_both_stages_train_on_cuda(dataset, tmp_path):
+    run = train_esrgan(**dataset.folders(), **SMALL | {"device": "cuda"}, out_dir=tmp_path / "o")
+    assert len(rows_of(run)) == 4
+
+
+def flags(settings: dict) -> list[str]:
+    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items()]
+    return [word for pair in pairs for word in pair]
+
+
+def test_script_runs_from_any_directory_and_leaves_cleanly_on_a_signal(dataset, tmp_path):
+    settings = dataset.folders() | SMALL | {"n_epochs": 10_000, "workers": 2}
+    command = [sys.executable, str(SCRIPT), *flags(settings), "--out-dir", "run"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=os.name == "posix",
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "state.pth").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    if os.name == "posix":  # Ctrl-C reaches the loader's workers too
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
+    out, _ = process.communicate(timeout=60)
+    if os.name == "posix":
+        assert process.returncode == 128 + signal.SIGINT, out
+        assert re.search(r"saved: go on with resume=True \(--resume\)", out)
+    assert checkpoint.load(tmp_path / "run" / "state.pth")["at"]["epoch"] >= 1
+
+
+def test_help_explains_every_flag():
+    out = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True)
+    text = re.sub(r"[\s│]+", " ", out.stdout)
+    assert "growth INT channels that each convolution in a dense block adds" in text
+    assert "--resume, --no-resume go on with the run in out_dir" in text

@@ -118,12 +118,6 @@ def train_esrgan(
     """
     # setup
     config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in locals().items()}
-    if patch_size % 32 or seed < 0 or min(batch_size, steps_per_epoch, n_valid) < 1:
-        raise ValueError(
-            f"patch_size {patch_size}, seed {seed}, batch_size {batch_size}, steps_per_epoch "
-            f"{steps_per_epoch}, n_valid {n_valid}: expected patch_size a multiple of 32, seed 0 "
-            "or more, the others 1 or more"
-        )
     out_dir = Path(out_dir)
     if n_epochs_gan is None:
         n_epochs_gan = math.ceil(0.4 * n_epochs)
@@ -131,6 +125,17 @@ def train_esrgan(
         "psnr": (n_epochs, learning_rate, milestones),
         "gan": (n_epochs_gan, learning_rate_gan, milestones_gan),
     }
+    if patch_size % 32 or seed < 0 or min(batch_size, steps_per_epoch, n_valid) < 1:
+        raise ValueError(
+            f"patch_size {patch_size}, seed {seed}, batch_size {batch_size}, steps_per_epoch "
+            f"{steps_per_epoch}, n_valid {n_valid}: expected patch_size a multiple of 32, seed 0 "
+            "or more, the others 1 or more"
+        )
+    if n_epochs_gan and batch_size * patch_size == 32:
+        raise ValueError(
+            "batch_size 1 with patch_size 32 leaves the discriminator's batch norm one value a "
+            "channel: take batch_size 2 or patch_size 64"
+        )
     gan_stage_weights = {"perceptual": perceptual_weight, "gan": gan_weight, "pixel": pixel_weight}
     fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
     fixed += ("patch_size", "steps_per_epoch", "seed")

@@ -2,11 +2,10 @@
 #
 #   setup REQUIREMENTS...      sets $PYTHON to the environment's interpreter
 #
-# VENV names another folder than .venv. Nothing is done twice: a stamp in the environment says which
-# requirements it holds.
+# Nothing is done twice: a stamp in the environment says which requirements it holds.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-VENV=${VENV:-$ROOT/.venv}
+VENV=$ROOT/.venv
 
 venv_python() {
     if [ -x "$VENV/Scripts/python.exe" ]; then echo "$VENV/Scripts/python.exe"; else echo "$VENV/bin/python"; fi

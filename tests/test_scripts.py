@@ -47,7 +47,7 @@ def test_table_has_the_means_of_its_columns():
         "a": {"bicubic": (20.0, 0.5), "ours": (22.0, 0.7)},
         "b": {"bicubic": (30.0, 0.7), "ours": (31.0, 0.8)},
     }
-    assert table(scores).splitlines()[-1].split() == "mean 25.00 / 0.6000 26.50 / 0.7500".split()
+    assert re.search(r"mean +25\.00 / 0\.6000 +26\.50 / 0\.7500$", table(scores))
 
 
 def test_benchmark_of_the_data_measures_both_sides(capsys):
@@ -107,9 +107,12 @@ def test_readme_names_files_and_flags_that_exist():
     for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).exists(), path
     parameters = set(train_esrgan.__kwdefaults__)
-    commands = re.findall(r"python ESRGAN/train_esrgan\.py((?: |\\\n)[^`]*?)(?=\n\w|\n```|`)", README)
+    commands = re.findall(
+        r"python ESRGAN/train_esrgan\.py((?: |\\\n)[^`]*?)(?=\n\w|\n```|`)", README
+    )
     flags = [flag for command in commands for flag in re.findall(r"--([\w-]+)", command)]
-    assert flags and {flag.removeprefix("no-").replace("-", "_") for flag in flags} <= parameters
+    names = {flag.removeprefix("no-").replace("-", "_") for flag in flags}
+    assert "n_blocks" in names and names <= parameters | {"help"}
 
 
 def test_readme_python_runs(tmp_path, dataset, monkeypatch):
@@ -118,11 +121,12 @@ def test_readme_python_runs(tmp_path, dataset, monkeypatch):
 
     from ESRGAN import model
 
-    (block,) = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "load_state_dict" in b]
-    run = train_esrgan(
-        **dataset.folders(), n_blocks=1, n_features=8, growth=4, patch_size=32, batch_size=1,
-        n_epochs=1, n_epochs_gan=0, steps_per_epoch=1, workers=0, device="cpu", out_dir=tmp_path / "r",
-    )  # fmt: skip
+    (block,) = [
+        b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "load_state_dict" in b
+    ]
+    settings = {"n_blocks": 1, "n_features": 8, "growth": 4, "patch_size": 32, "n_epochs": 1}
+    settings |= {"n_epochs_gan": 0, "steps_per_epoch": 1, "workers": 0, "device": "cpu"}
+    run = train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "run")
     block = block.replace("ESRGAN/runs/default", run.as_posix())
     block = block.replace("photo.jpg", next(dataset.valid_lr.iterdir()).as_posix())
     small = model.GeneratorRRDB

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
+from torchvision.models.vgg import cfgs, make_layers
 
 from common import checkpoint
 from common.images import read_image
@@ -236,8 +237,6 @@ def test_photos_are_held_out_when_there_are_no_validation_folders(dataset, tmp_p
 
 def test_perceptual_loss_is_used_with_local_weights(dataset, tmp_path):
     torch.manual_seed(0)
-    from torchvision.models.vgg import cfgs, make_layers
-
     weights = {f"features.{k}": w for k, w in make_layers(cfgs["E"]).state_dict().items()}
     torch.save(weights, tmp_path / "vgg19.pth")
     settings = SMALL | {"n_epochs": 1, "n_epochs_gan": 1, "perceptual_weight": 1.0}
@@ -263,6 +262,7 @@ def test_non_finite_loss_stops_the_run(dataset, tmp_path):
         ({"patch_size": 96 * 2}, ValueError, "smaller than a crop of 192x192"),
         ({"seed": -1}, ValueError, "seed -1"),
         ({"batch_size": 0}, ValueError, "batch_size 0"),
+        ({"batch_size": 1}, ValueError, "batch norm.*batch_size 2"),
         ({"device": "tpu9"}, ValueError, 'device is "tpu9", expected'),
         ({"start_from": "no.pth"}, ValueError, "no.pth: there is no such file"),
         ({"perceptual_weight": 1.0, "vgg_weights": "no.pth"}, ValueError, "no.pth: there is no"),
@@ -285,6 +285,31 @@ def test_cuda_without_a_gpu_goes_on_with_the_cpu(dataset, tmp_path, capsys):
     settings = SMALL | {"n_epochs": 1, "n_epochs_gan": 0, "device": "cuda"}
     train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "n")
     assert "finds no GPU: going on with the CPU" in capsys.readouterr().out
+
+
+def test_both_stages_train_in_bfloat16_and_channels_last(dataset, tmp_path, monkeypatch):
+    """What a GPU does, on the CPU."""
+
+    def place(network, device):
+        return network.to(memory_format=torch.channels_last)
+
+    def to_device(*args):
+        return [x.to(memory_format=torch.channels_last) for x in original(*args)]
+
+    original = script.to_device
+    monkeypatch.setattr(script, "place", place)
+    monkeypatch.setattr(script, "to_device", to_device)
+    monkeypatch.setattr(script, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
+    torch.manual_seed(0)
+    weights = {f"features.{k}": w for k, w in make_layers(cfgs["E"]).state_dict().items()}
+    torch.save(weights, tmp_path / "vgg19.pth")
+    settings = SMALL | {"perceptual_weight": 1.0, "vgg_weights": tmp_path / "vgg19.pth"}
+    run = train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "q")
+    monkeypatch.undo()
+    exact = train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "r")
+    assert checkpoint.load(run / "generator.pth")["conv_first.weight"].dtype == torch.float32
+    losses = [[float(row["loss_pixel"]) for row in rows_of(r)] for r in (run, exact)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -329,3 +354,22 @@ def test_help_explains_every_flag():
     text = re.sub(r"[\s│]+", " ", out.stdout)
     assert "growth INT channels that each convolution in a dense block adds" in text
     assert "--resume, --no-resume go on with the run in out_dir" in text
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_memory_stays_flat_over_two_hundred_steps(dataset, tmp_path, monkeypatch):
+    megabytes = []
+
+    def to_device(*args):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+        return original(*args)
+
+    original = script.to_device
+    monkeypatch.setattr(script, "to_device", to_device)
+    settings = SMALL | {"n_epochs": 2, "n_epochs_gan": 2, "steps_per_epoch": 65}
+    train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "p")
+    psnr_stage, gan_stage = megabytes[:130], megabytes[130:]
+    for stage in (psnr_stage, gan_stage):  # each stage has a step of its own kind
+        assert max(stage[70:]) - max(stage[:70]) < 20
+    assert len(megabytes) == 260

@@ -208,6 +208,21 @@ def load_published(state_dict: dict, conv_last: bool = True) -> GeneratorRRDB:
     return generator
 
 
+def set_weights(generator: GeneratorRRDB, state_dict: dict) -> None:
+    """Load a state_dict, ours or a published one, into `generator`.
+
+    Raises:
+        ValueError: it is of no RRDB network, or of one of another size.
+    """
+    if "body.0.dense_blocks.0.conv1.weight" not in state_dict:
+        has_conv_last = isinstance(generator.body[0].conv_last, nn.Conv2d)
+        state_dict = load_published(state_dict, has_conv_last).state_dict()
+    try:
+        generator.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise ValueError(f"these weights are of a network of another size: {error}") from None
+
+
 def to_published(generator: GeneratorRRDB) -> Weights:
     """Return the generator's weights under the public "new" key names, which other tools load.
 

@@ -19,6 +19,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import sys
@@ -42,7 +43,7 @@ from common.log import plot_curves, write_log
 from common.validation import Validation
 from common.vgg import VGG19Features
 from ESRGAN.dataset import training_and_validation_pairs
-from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
+from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, set_weights
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -131,7 +132,7 @@ def train_esrgan(
             f"{steps_per_epoch}, n_valid {n_valid}: expected patch_size a multiple of 32, seed 0 "
             "or more, the others 1 or more"
         )
-    if n_epochs_gan and batch_size * patch_size == 32:
+    if n_epochs_gan and batch_size == 1 and patch_size == 32:
         raise ValueError(
             "batch_size 1 with patch_size 32 leaves the discriminator's batch norm one value a "
             "channel: take batch_size 2 or patch_size 64"
@@ -156,10 +157,7 @@ def train_esrgan(
     # models
     generator = GeneratorRRDB(n_blocks, n_features, growth, rrdb_conv_last)
     if start_from is not None:
-        weights = checkpoint.load(start_from)
-        if "body.0.dense_blocks.0.conv1.weight" not in weights:
-            weights = load_published(weights, rrdb_conv_last).state_dict()
-        generator.load_state_dict(weights)
+        set_weights(generator, checkpoint.load(start_from))
     generator = place(generator, device)
     average = copy.deepcopy(generator).requires_grad_(False)
     kept = copy.deepcopy(average)  # what is validated and saved
@@ -189,7 +187,8 @@ def train_esrgan(
         at, rows = state["at"], state["rows"]
         sums = {name: value.to(device) for name, value in state["sums"].items()}
         if at["stage"] == "gan":
-            psnr_weights = checkpoint.load(out_dir / "generator_psnr.pth")
+            loaded = checkpoint.load(out_dir / "generator_psnr.pth")
+            psnr_weights = {name: weight.to(device) for name, weight in loaded.items()}
         checkpoint.set_random_state(state["random"])
     checkpoint.begin_run(out_dir, config, overwrite)
 
@@ -208,11 +207,17 @@ def train_esrgan(
     )
 
     # loop
-    began = time.perf_counter()
+    began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
     first_step = at["all_epochs"] * steps_per_epoch + at["step"]
-    batches = crops.batches(first_step, steps_per_epoch, batch_size, workers)
-    bar = tqdm(total=(n_epochs + n_epochs_gan) * steps_per_epoch, initial=first_step, unit="step")
-    with bar, checkpoint.StopSignal() as stop:
+    with (
+        tqdm(
+            total=(n_epochs + n_epochs_gan) * steps_per_epoch, initial=first_step, unit="step"
+        ) as bar,
+        contextlib.closing(
+            crops.batches(first_step, steps_per_epoch, batch_size, workers)
+        ) as batches,
+        checkpoint.StopSignal() as stop,
+    ):
         while True:
             enough = 0 < patience <= at["stale"]
             if at["stage"] == "psnr" and (at["epoch"] >= n_epochs or enough):

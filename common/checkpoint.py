@@ -89,7 +89,7 @@ def earlier_state(
             f"cannot resume {out_dir} with {'; '.join(refused)}: take the earlier values, or "
             "another out_dir to start anew"
         )
-    for name in changed.keys() - {"resume", "overwrite"}:
+    for name in sorted(changed.keys() - {"resume", "overwrite"}):
         print(f"resuming with {name} {before[name]} -> {changed[name]}")
     return state
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common.images import image_size
 from common.pixel_store import PixelStore
 
 
@@ -37,15 +39,16 @@ class PairedCrops(Dataset):
     ):
         if patch_size % scale:
             raise ValueError(f"patch_size is {patch_size}, expected a multiple of {scale}")
+        for _, path in pairs:  # before the photos are decoded, which takes long
+            h, w = image_size(path)
+            if min(h, w) < patch_size:
+                raise ValueError(
+                    f"{path} is {w}x{h}, smaller than a crop of {patch_size}x{patch_size}: "
+                    "lower patch_size or take the photo out"
+                )
         self.lr_store = PixelStore([lr for lr, _ in pairs], n_processes)
         self.hr_store = PixelStore([hr for _, hr in pairs], n_processes)
         self.patch_size, self.seed, self.scale = patch_size, seed, scale
-        for path, size in zip(self.hr_store.paths, self.hr_store.sizes, strict=True):
-            if min(size) < patch_size:
-                raise ValueError(
-                    f"{path} is {size[1]}x{size[0]}, smaller than a crop of {patch_size}x"
-                    f"{patch_size}: lower patch_size or take the photo out"
-                )
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -83,8 +86,10 @@ class PairedCrops(Dataset):
 
     def batches(
         self, first_step: int, steps_per_epoch: int, batch_size: int, workers: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Yield batches without end, as `__getitem__` gives them, from step `first_step` on.
+
+        Closing the generator (`contextlib.closing`) ends the workers.
 
         Args:
             first_step: counted from the run's beginning: epoch * steps_per_epoch + step.
@@ -96,21 +101,25 @@ class PairedCrops(Dataset):
                 epoch, step = divmod(i, steps_per_epoch)
                 yield epoch, range(step * batch_size, (step + 1) * batch_size)
 
-        loader = DataLoader(
+        yield from DataLoader(
             self,
             batch_size=None,
             sampler=ranges(),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=_outlive_signals,
         )
-        return iter(loader)
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole group: the parent saves, then ends us."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _outlive_signals(worker: int) -> None:
+    """Let Ctrl-C and SIGTERM, which reach the whole group of processes, not end a loader's worker.
+
+    The training process may wait for its crops, to save after the step; five seconds are enough.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # (Windows has no such signals)
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(5))
 
 
 def to_device(batch: tuple[torch.Tensor, ...], device: torch.device) -> list[torch.Tensor]:

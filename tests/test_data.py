@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,7 +189,8 @@ def test_every_photo_is_used_once_before_any_is_used_again(crops):
 
 def first_batches(crops, workers: int, first_step: int = 0, n: int = 5) -> list[torch.Tensor]:
     batches = crops.batches(first_step, steps_per_epoch=3, batch_size=4, workers=workers)
-    return [hr.clone() for _, (_, hr) in zip(range(n), batches, strict=False)]
+    with contextlib.closing(batches):
+        return [next(batches)[1].clone() for _ in range(n)]
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(crops):
@@ -192,6 +198,24 @@ def test_batches_do_not_depend_on_the_number_of_workers(crops):
     for workers in (1, 2):
         for a, b in zip(expected, first_batches(crops, workers), strict=True):
             assert torch.equal(a, b)
+
+
+def test_closed_batches_leave_no_worker(crops):
+    first_batches(crops, 2)
+    assert multiprocessing.active_children() == []
+
+
+def test_program_that_leaves_its_batches_open_ends_all_the_same(dataset):
+    code = (
+        "import sys; from common.crops import PairedCrops; from common.images import list_pairs\n"
+        "if __name__ == '__main__':\n"
+        "    batches = PairedCrops(list_pairs(*sys.argv[1:]), 32, 0).batches(0, 5, 2, 2)\n"
+        "    next(batches)\n"
+    )
+    command = [sys.executable, "-c", code, str(dataset.lr), str(dataset.hr)]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_batches_can_be_entered_at_any_step(crops):

@@ -16,6 +16,7 @@ from ESRGAN.model import (
     GeneratorRRDB,
     interpolate,
     load_published,
+    set_weights,
     to_published,
 )
 
@@ -213,6 +214,14 @@ def test_import_and_export_are_inverse():
 def test_other_networks_are_refused_with_a_reason(spoil, message):
     with pytest.raises(ValueError, match=message):
         load_published(spoil(published_weights()))
+
+
+def test_weights_of_another_size_are_refused():
+    generator = GeneratorRRDB(**SMALL)
+    with pytest.raises(ValueError, match=r"(?s)another size.*size mismatch"):
+        set_weights(generator, GeneratorRRDB(2, 24, 8).state_dict())
+    with pytest.raises(ValueError, match="another size"):
+        set_weights(generator, published_weights())  # of growth 32
 
 
 def test_interpolation_is_linear_in_the_weights():

@@ -323,7 +323,8 @@ def flags(settings: dict) -> list[str]:
     return [word for pair in pairs for word in pair]
 
 
-def test_script_runs_from_any_directory_and_leaves_cleanly_on_a_signal(dataset, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_script_runs_from_any_directory_and_leaves_cleanly(dataset, tmp_path, number):
     settings = dataset.folders() | SMALL | {"n_epochs": 10_000, "workers": 2}
     command = [sys.executable, str(SCRIPT), *flags(settings), "--out-dir", "run"]
     process = subprocess.Popen(
@@ -338,13 +339,13 @@ def test_script_runs_from_any_directory_and_leaves_cleanly_on_a_signal(dataset, 
     while not (tmp_path / "run" / "state.pth").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    if os.name == "posix":  # Ctrl-C reaches the loader's workers too
-        os.killpg(process.pid, signal.SIGINT)
+    if os.name == "posix":  # as a terminal or a cluster sends it: to the workers too
+        os.killpg(process.pid, number)
     else:
         process.terminate()
     out, _ = process.communicate(timeout=60)
     if os.name == "posix":
-        assert process.returncode == 128 + signal.SIGINT, out
+        assert process.returncode == 128 + number, out
         assert re.search(r"saved: go on with resume=True \(--resume\)", out)
     assert checkpoint.load(tmp_path / "run" / "state.pth")["at"]["epoch"] >= 1
 

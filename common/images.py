@@ -119,13 +119,14 @@ def list_pairs(
         ValueError: a photo has no partner (they are listed), or a pair's sizes do not differ by
             `scale` exactly (the first is named).
     """
-    hr_paths = {path.stem: path for path in list_images(hr_folder)}
+    hr_list = list_images(hr_folder)
+    hr_paths = {path.stem: path for path in hr_list}
     pairs, without_hr = [], []
     for lr_path in list_images(lr_folder):
         stem = re.sub(rf"x{scale}(m|d|w\d)?$", "", lr_path.stem)
         hr_path = hr_paths.get(stem, hr_paths.get(lr_path.stem))
         pairs.append((lr_path, hr_path)) if hr_path else without_hr.append(lr_path.name)
-    without_lr = sorted({p.name for p in hr_paths.values()} - {hr.name for _, hr in pairs})
+    without_lr = sorted({path.name for path in hr_list} - {hr.name for _, hr in pairs})
     if without_hr or without_lr:
         raise ValueError(
             f"LR and HR photos do not pair up: {_first(without_hr)} in {lr_folder} without an HR "

@@ -43,19 +43,19 @@ class PixelStore:
     """
 
     def __init__(self, paths: list[Path], n_processes: int | None = None):
-        self.paths = [Path(path).resolve() for path in paths]
-        folder = self.paths[0].parent
+        folder = Path(paths[0]).parent.resolve()
+        self.paths = [folder / Path(path).name for path in paths]
         self.file = folder.with_name(folder.name + ".pixels")
         self._pixels: np.memmap | None = None
         fingerprint = _fingerprint(photos := list_images(folder))
         header = _read_header(self.file)
-        if header is None or header["fingerprint"] != fingerprint:
+        if header is None or header.get("fingerprint") != fingerprint:
             try:
                 _build(self.file, photos, fingerprint, n_processes)
             except OSError as error:
                 print(f"No pixel store for {folder}, photos are decoded each time: {error}")
             header = _read_header(self.file)
-        if header is not None and header["fingerprint"] == fingerprint:
+        if header is not None and header.get("fingerprint") == fingerprint:
             places = dict(zip((path.name for path in photos), header["photos"], strict=True))
             self.sizes = [tuple(places[path.name][:2]) for path in self.paths]
             self._offsets = [places[path.name][2] for path in self.paths]

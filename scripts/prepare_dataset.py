@@ -69,7 +69,8 @@ def prepare_dataset(
     ]
     missing = [j for j in jobs if overwrite or not (j.hr_path.exists() and j.lr_path.exists())]
     problems = []
-    with tqdm(total=len(missing), desc=f"preparing {hr_folder}", unit="photo") as bar:
+    bar = tqdm(total=len(missing), desc=f"preparing {hr_folder.name}", disable=not missing)
+    with bar:
         for problem in in_processes(_make_pair, missing, processes):
             bar.update()
             problems += [problem] if problem else []

@@ -28,6 +28,17 @@ def photos(dataset, tmp_path):
     return shutil.copytree(dataset.hr, tmp_path / "hr")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
+def test_folder_of_links_has_a_store_of_its_own(photos, tmp_path):
+    (tmp_path / "links").mkdir()
+    for path in list_images(photos)[:2]:
+        (tmp_path / "links" / path.name).symlink_to(path)
+    paths = list_images(tmp_path / "links")
+    store = PixelStore(paths, 0)
+    assert store.file == tmp_path.resolve() / "links.pixels"
+    np.testing.assert_array_equal(store[1], read_image(paths[1]))
+
+
 def count_decodes(monkeypatch) -> list:
     decoded = []
 

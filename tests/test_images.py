@@ -124,6 +124,13 @@ def test_photos_without_a_partner_are_listed(tmp_path):
         list_pairs(tmp_path / "lr", tmp_path / "hr")
 
 
+def test_hr_photos_of_the_same_name_are_noticed(tmp_path):
+    make(tmp_path / "hr", "1.png", "1.bmp", size=(32, 32))
+    make(tmp_path / "lr", "1x4.png")
+    with pytest.raises(ValueError, match=r"1 \(1\.bmp\) in .*hr without an LR photo"):
+        list_pairs(tmp_path / "lr", tmp_path / "hr")
+
+
 def test_swapped_folders_are_noticed(tmp_path):
     make(tmp_path / "hr", "1.png", size=(32, 32))
     make(tmp_path / "lr", "1.png")

@@ -32,7 +32,6 @@ if not __package__:
 import torch
 import tyro
 from torch.nn import functional
-from tqdm import tqdm
 
 from common import checkpoint
 from common.crops import PairedCrops, to_device
@@ -40,6 +39,7 @@ from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import comments_as_help
 from common.log import plot_curves, write_log
+from common.progress import progress_bar
 from common.validation import Validation
 from common.vgg import VGG19Features
 from ESRGAN.dataset import training_and_validation_pairs
@@ -210,7 +210,7 @@ def train_esrgan(
     began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
     first_step = at["all_epochs"] * steps_per_epoch + at["step"]
     with (
-        tqdm(
+        progress_bar(
             total=(n_epochs + n_epochs_gan) * steps_per_epoch, initial=first_step, unit="step"
         ) as bar,
         contextlib.closing(
@@ -233,7 +233,7 @@ def train_esrgan(
                 break
             n_stage_epochs, initial_rate, stage_milestones = stages[at["stage"]]
             title = f"{at['stage'].upper()} stage, epoch {at['epoch'] + 1}/{n_stage_epochs}"
-            bar.set_description(title)
+            bar.set_description(title, refresh=False)
 
             while at["step"] < steps_per_epoch and not stop.received:
                 step = at["epoch"] * steps_per_epoch + at["step"]
@@ -277,7 +277,8 @@ def train_esrgan(
                 at["step"] += 1
                 bar.update()
                 if at["step"] % show_every == 0:
-                    bar.set_postfix({k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()})
+                    means = {k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()}
+                    bar.set_postfix(means, refresh=False)
 
             if stop.received:
                 save_state()

@@ -19,8 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,6 +32,7 @@ from common.download import (
     size_of,
 )
 from common.files import require_free_space
+from common.progress import progress_bar
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BASE_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
@@ -179,7 +178,8 @@ def _unpack(archive: Path, folder: Path, n_images: int) -> None:
         require_free_space(folder, n_bytes, f"to unpack {archive.name}")
         try:
             temporary.mkdir(parents=True)
-            for name, member in tqdm(photos.items(), f"unpack {archive.name}", unit="photo"):
+            bar = progress_bar(photos.items(), desc=f"unpack {archive.name}", unit="photo")
+            for name, member in bar:
                 with zipped.open(member) as source, (temporary / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
                     target.flush()

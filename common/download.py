@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.progress import progress_bar
+
 TIMEOUT = 20  # seconds without a byte after which a connection counts as broken
 ATTEMPTS = 6  # in a row without progress
 MAX_CONNECTIONS = 1000  # for one archive, so that a server that crawls cannot hold us forever
@@ -36,7 +38,7 @@ def part_of(archive: Path) -> Path:
 
 def _bar(what: str, total: int, initial: int = 0) -> tqdm:
     """Return a progress bar in bytes, `total` 0 when it is not known."""
-    return tqdm(desc=what, total=total or None, initial=initial, unit="B", unit_scale=True)
+    return progress_bar(desc=what, total=total or None, initial=initial, unit="B", unit_scale=True)
 
 
 def md5_of(path: Path) -> str:

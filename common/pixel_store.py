@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common.files import require_free_space, written_whole
 from common.images import image_size, list_images, read_image
+from common.progress import progress_bar
 
 _MAGIC = b"PIXELS01"
 
@@ -118,8 +118,8 @@ def _build(file: Path, paths: list[Path], fingerprint: list, n_processes: int | 
             stream.write(_MAGIC + room.to_bytes(8, "little") + header)
             stream.truncate(offset)
         jobs = [(path, temporary, *photo) for path, photo in zip(paths, photos, strict=True)]
-        bar = tqdm(total=len(jobs), desc=f"decoding {paths[0].parent.name}", unit="photo")
-        with bar:
+        what = f"decoding {paths[0].parent.name}"
+        with progress_bar(total=len(jobs), desc=what, unit="photo") as bar:
             for _ in in_processes(_decode_into, jobs, n_processes):
                 bar.update()
 

@@ -63,7 +63,7 @@ class Validation:
             upscale: LR (1, 3, h, w) in [0, 1] to SR (1, 3, 4h, 4w), on `device`.
         """
         scores, drawn = [], {}
-        for photo in tqdm(self.photos, desc="validating", unit="photo", leave=False):
+        for photo in tqdm(self.photos, "validating", leave=False, disable=None):
             sr = upscale(to_tensor(photo.lr).to(device)).float()
             scores.append(psnr_ssim_y(sr, to_tensor(photo.hr).to(device)))
             drawn[photo.name] = to_uint8(sr)

@@ -22,11 +22,11 @@ import torch
 import tyro
 from PIL import Image
 from torch.nn import functional
-from tqdm import trange
 
 from common.crops import PairedCrops
 from common.device import choose_device, describe
 from common.images import list_pairs, read_image, write_image
+from common.progress import progress_bar
 from common.resize import imresize
 from ESRGAN.model import GeneratorRRDB
 from scripts.builtin_photos import TRAIN
@@ -43,7 +43,7 @@ def data(*, n_photos: int = 8, patch_size: int = 128, rounds: int = 5, seed: int
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         hr_folder, lr_folder = Path(folder) / "HR", Path(folder) / "LR"
-        for i in trange(n_photos, desc="making photos", unit="photo"):
+        for i in progress_bar(range(n_photos), desc="making photos", unit="photo"):
             hr = _large_photo(TRAIN[i % len(TRAIN)], seed=i)
             write_image(hr_folder / f"{i}.png", hr)
             write_image(lr_folder / f"{i}x4.png", imresize(hr, 1 / 4))
@@ -128,7 +128,7 @@ def _in_turn(*sides: tuple[Callable[[int], None], int], rounds: int) -> list[flo
     seconds: list[list[float]] = [[] for _ in sides]
     for function, _ in sides:
         function(0)
-    for _ in trange(rounds, desc="measuring", unit="round"):
+    for _ in progress_bar(range(rounds), desc="measuring", unit="round"):
         for times, (function, n_calls) in zip(seconds, sides, strict=True):
             began = time.perf_counter()
             for k in range(n_calls):

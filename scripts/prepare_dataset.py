@@ -19,10 +19,10 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
-from tqdm import tqdm
 
 from common.images import list_images, read_image, write_image
 from common.pixel_store import in_processes
+from common.progress import progress_bar
 from common.resize import imresize
 
 SCALE = 4
@@ -69,8 +69,8 @@ def prepare_dataset(
     ]
     missing = [j for j in jobs if overwrite or not (j.hr_path.exists() and j.lr_path.exists())]
     problems = []
-    bar = tqdm(total=len(missing), desc=f"preparing {hr_folder.name}", disable=not missing)
-    with bar:
+    name = f"preparing {hr_folder.name}"
+    with progress_bar(total=len(missing), desc=name, unit="photo", disable=not missing) as bar:
         for problem in in_processes(_make_pair, missing, processes):
             bar.update()
             problems += [problem] if problem else []

@@ -142,7 +142,6 @@ def train_esrgan(
     fixed += ("patch_size", "steps_per_epoch", "seed")
     state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
     device = choose_device(device)
-    torch.manual_seed(seed)
     # First of all, as its weights may be missing and DIV2K takes long.
     use_vgg = perceptual_weight > 0 and n_epochs_gan > 0
     vgg = place(VGG19Features(vgg_weights), device) if use_vgg else None
@@ -155,6 +154,7 @@ def train_esrgan(
     validation = Validation(valid_pairs, valid_crop)
 
     # models
+    torch.manual_seed(seed)
     generator = GeneratorRRDB(n_blocks, n_features, growth, rrdb_conv_last)
     if start_from is not None:
         set_weights(generator, checkpoint.load(start_from))

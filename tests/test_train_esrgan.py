@@ -244,6 +244,11 @@ def test_perceptual_loss_is_used_with_local_weights(dataset, tmp_path):
         **dataset.folders(), **settings, vgg_weights=tmp_path / "vgg19.pth", out_dir=tmp_path / "j"
     )
     assert float(rows_of(run)[1]["loss_perceptual"]) > 0
+    without = train_esrgan(
+        **dataset.folders(), **settings | {"perceptual_weight": 0.0}, out_dir=tmp_path / "s"
+    )
+    # VGG19's own random beginning leaves the seed's weights alone.
+    assert same_weights(run / "generator_psnr.pth", without / "generator_psnr.pth")
 
 
 def test_non_finite_loss_stops_the_run(dataset, tmp_path):

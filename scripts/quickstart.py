@@ -80,7 +80,7 @@ def quickstart(
         steps_per_epoch=steps_per_epoch,
         out_dir=out_dir,
         device=str(where),
-        resume=(out_dir / "state.pth").exists(),
+        resume=out_dir.exists(),
     )
 
     networks = {
@@ -132,22 +132,19 @@ def comparison_rows(
     """
     crop = 72
     top, left = (4 * place for place in busiest_crop(lr, crop // 4))
-    pictures = {"LR": enlarge(lr, hr.shape[:2]), **results, "HR": hr}
+    captions = {
+        kind: f"{kind}  {psnr:.2f} dB / {ssim:.4f}" for kind, (psnr, ssim) in scores.items()
+    }
+    pictures = {f"{name}: LR": enlarge(lr, hr.shape[:2]), **results, "HR": hr}
     whole, zoomed = [], []
     for kind, pixels in pictures.items():
         photo = Image.fromarray(pixels)
-        ImageDraw.Draw(photo).rectangle(
-            (left, top, left + crop, top + crop), outline="red", width=3
-        )
-        photo = photo.resize(
-            (size, round(size * hr.shape[0] / hr.shape[1])), Image.Resampling.LANCZOS
-        )
-        caption = (
-            kind if kind not in scores else "{}  {:.2f} dB / {:.4f}".format(kind, *scores[kind])
-        )
-        whole.append((f"{name}: LR" if kind == "LR" else caption, np.asarray(photo)))
-        cut = Image.fromarray(pixels[top : top + crop, left : left + crop])
-        zoomed.append(("", np.asarray(cut.resize((size, size), Image.Resampling.NEAREST))))
+        frame = (left, top, left + crop, top + crop)
+        zoomed.append(("", enlarge(np.asarray(photo.crop(frame)), (size, size))))
+        ImageDraw.Draw(photo).rectangle(frame, outline="red", width=3)
+        height = round(size * hr.shape[0] / hr.shape[1])
+        photo = photo.resize((size, height), Image.Resampling.LANCZOS)
+        whole.append((captions.get(kind, kind), np.asarray(photo)))
     return [whole, zoomed]
 
 

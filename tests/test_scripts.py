@@ -24,6 +24,8 @@ def test_quickstart_goes_from_photos_to_a_picture_and_can_be_run_again(tmp_path,
     data_dir, out_dir = tmp_path / "data", tmp_path / "run"
     settings = {"data_dir": data_dir, "out_dir": out_dir, "device": "cpu"}
     settings |= {"n_epochs": 1, "n_epochs_gan": 1, "steps_per_epoch": 2}
+    out_dir.mkdir()  # as a run leaves it that was killed before its first checkpoint
+    (out_dir / "config.json").write_text("{}")
     quickstart(**settings)
     out = capsys.readouterr().out
     assert len(list_pairs(

@@ -122,9 +122,10 @@ def train_esrgan(
     out_dir = Path(out_dir)
     if n_epochs_gan is None:
         n_epochs_gan = math.ceil(0.4 * n_epochs)
-    stages = {
-        "psnr": (n_epochs, learning_rate, milestones),
-        "gan": (n_epochs_gan, learning_rate_gan, milestones_gan),
+    gan_weights = {"perceptual": perceptual_weight, "gan": gan_weight, "pixel": pixel_weight}
+    stages = {  # epochs, learning rate, its milestones, weights of the losses
+        "psnr": (n_epochs, learning_rate, milestones, {"pixel": 1.0}),
+        "gan": (n_epochs_gan, learning_rate_gan, milestones_gan, gan_weights),
     }
     if patch_size % 32 or seed < 0 or min(batch_size, steps_per_epoch, n_valid) < 1:
         raise ValueError(
@@ -137,7 +138,6 @@ def train_esrgan(
             "batch_size 1 with patch_size 32 leaves the discriminator's batch norm one value a "
             "channel: take batch_size 2 or patch_size 64"
         )
-    gan_stage_weights = {"perceptual": perceptual_weight, "gan": gan_weight, "pixel": pixel_weight}
     fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
     fixed += ("patch_size", "steps_per_epoch", "seed")
     state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
@@ -231,7 +231,7 @@ def train_esrgan(
             gan = at["stage"] == "gan"
             if gan and at["epoch"] >= n_epochs_gan:
                 break
-            n_stage_epochs, initial_rate, stage_milestones = stages[at["stage"]]
+            n_stage_epochs, initial_rate, stage_milestones, weights = stages[at["stage"]]
             title = f"{at['stage'].upper()} stage, epoch {at['epoch'] + 1}/{n_stage_epochs}"
             bar.set_description(title, refresh=False)
 
@@ -254,7 +254,6 @@ def train_esrgan(
                         losses["gan"] = relativistic_loss(discriminator(sr), real_logits)
                         if vgg:
                             losses["perceptual"] = functional.l1_loss(vgg(sr), real_features)
-                    weights = gan_stage_weights if gan else {"pixel": 1.0}
                     loss = sum(weights[name] * value for name, value in losses.items())
                 optimizer_g.zero_grad()
                 loss.backward()

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common.images import read_image, to_tensor, to_uint8, write_image
 from common.metrics import psnr_ssim_y
 from common.pictures import busiest_crop, enlarge, grid
+from common.progress import progress_bar
 from common.resize import imresize
 
 Upscale = Callable[[torch.Tensor], torch.Tensor]
@@ -63,7 +63,7 @@ class Validation:
             upscale: LR (1, 3, h, w) in [0, 1] to SR (1, 3, 4h, 4w), on `device`.
         """
         scores, drawn = [], {}
-        for photo in tqdm(self.photos, "validating", leave=False, disable=None):
+        for photo in progress_bar(self.photos, desc="validating", leave=False, disable=None):
             sr = upscale(to_tensor(photo.lr).to(device)).float()
             scores.append(psnr_ssim_y(sr, to_tensor(photo.hr).to(device)))
             drawn[photo.name] = to_uint8(sr)

@@ -24,7 +24,7 @@ system_python() {
 }
 
 setup() {
-    local python stamp wanted
+    local python stamp file
     if [ ! -x "$(venv_python)" ]; then
         python=$(system_python) || exit 1
         echo "Making the virtual environment $VENV"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 import skimage
 import torch
+from torchvision.models.vgg import cfgs, make_layers
 
 from common.images import read_image, write_image
 from scripts.prepare_dataset import prepare_dataset
@@ -30,6 +31,16 @@ class Dataset(NamedTuple):
             "valid_lr_folder": self.valid_lr,
             "valid_hr_folder": self.valid_hr,
         }
+
+
+@pytest.fixture(scope="session")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of torchvision's VGG19 with random weights, features only."""
+    torch.manual_seed(0)
+    weights = make_layers(cfgs["E"]).state_dict()
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    torch.save({f"features.{key}": weight for key, weight in weights.items()}, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -98,19 +98,11 @@ def test_average_has_the_values_worked_out_by_hand():
     assert average.bias.item() == pytest.approx(-0.955)
 
 
-@pytest.fixture(scope="module")
-def vgg_file(tmp_path_factory):
-    """A file with random weights of torchvision's VGG19, features only."""
-    torch.manual_seed(0)
-    features = make_layers(cfgs["E"])
-    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
-    torch.save({f"features.{key}": w for key, w in features.state_dict().items()}, path)
-    return path, features
-
-
 def test_features_are_torchvisions_conv5_4_before_the_activation(vgg_file):
-    path, features = vgg_file
-    ours = VGG19Features(path)
+    features = make_layers(cfgs["E"])
+    weights = checkpoint.load(vgg_file)
+    features.load_state_dict({key.removeprefix("features."): w for key, w in weights.items()})
+    ours = VGG19Features(vgg_file)
     image = torch.rand(2, 3, 48, 32)
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
@@ -124,7 +116,7 @@ def test_features_are_torchvisions_conv5_4_before_the_activation(vgg_file):
 
 def test_gradient_of_the_features_reaches_the_image(vgg_file):
     image = torch.rand(1, 3, 32, 32, requires_grad=True)
-    VGG19Features(vgg_file[0])(image).abs().mean().backward()
+    VGG19Features(vgg_file)(image).abs().mean().backward()
     assert image.grad.abs().sum() > 0
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from torchvision.models.vgg import cfgs, make_layers
 
 from common import checkpoint
 from common.images import read_image
@@ -235,13 +234,10 @@ def test_photos_are_held_out_when_there_are_no_validation_folders(dataset, tmp_p
     assert "4 photos to train on, 1 held out" in out
 
 
-def test_perceptual_loss_is_used_with_local_weights(dataset, tmp_path):
-    torch.manual_seed(0)
-    weights = {f"features.{k}": w for k, w in make_layers(cfgs["E"]).state_dict().items()}
-    torch.save(weights, tmp_path / "vgg19.pth")
+def test_perceptual_loss_is_used_with_local_weights(dataset, vgg_file, tmp_path):
     settings = SMALL | {"n_epochs": 1, "n_epochs_gan": 1, "perceptual_weight": 1.0}
     run = train_esrgan(
-        **dataset.folders(), **settings, vgg_weights=tmp_path / "vgg19.pth", out_dir=tmp_path / "j"
+        **dataset.folders(), **settings, vgg_weights=vgg_file, out_dir=tmp_path / "j"
     )
     assert float(rows_of(run)[1]["loss_perceptual"]) > 0
     without = train_esrgan(
@@ -292,7 +288,7 @@ def test_cuda_without_a_gpu_goes_on_with_the_cpu(dataset, tmp_path, capsys):
     assert "finds no GPU: going on with the CPU" in capsys.readouterr().out
 
 
-def test_both_stages_train_in_bfloat16_and_channels_last(dataset, tmp_path, monkeypatch):
+def test_both_stages_train_in_bfloat16_and_channels_last(dataset, vgg_file, tmp_path, monkeypatch):
     """What a GPU does, on the CPU."""
 
     def place(network, device):
@@ -305,10 +301,7 @@ def test_both_stages_train_in_bfloat16_and_channels_last(dataset, tmp_path, monk
     monkeypatch.setattr(script, "place", place)
     monkeypatch.setattr(script, "to_device", to_device)
     monkeypatch.setattr(script, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
-    torch.manual_seed(0)
-    weights = {f"features.{k}": w for k, w in make_layers(cfgs["E"]).state_dict().items()}
-    torch.save(weights, tmp_path / "vgg19.pth")
-    settings = SMALL | {"perceptual_weight": 1.0, "vgg_weights": tmp_path / "vgg19.pth"}
+    settings = SMALL | {"perceptual_weight": 1.0, "vgg_weights": vgg_file}
     settings |= {"n_epochs": 1, "n_epochs_gan": 1}
     run = train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "q")
     monkeypatch.undo()

@@ -34,7 +34,7 @@ import tyro
 from torch.nn import functional
 
 from common import checkpoint
-from common.crops import PairedCrops, to_device
+from common.crops import PairedCrops, batches, to_device
 from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import comments_as_help
@@ -214,8 +214,8 @@ def train_esrgan(
             total=(n_epochs + n_epochs_gan) * steps_per_epoch, initial=first_step, unit="step"
         ) as bar,
         contextlib.closing(
-            crops.batches(first_step, steps_per_epoch, batch_size, workers)
-        ) as batches,
+            batches(crops, first_step, steps_per_epoch, batch_size, workers)
+        ) as stream,
         checkpoint.StopSignal() as stop,
     ):
         while True:
@@ -240,7 +240,7 @@ def train_esrgan(
                 progress = step / (steps_per_epoch * n_stage_epochs)
                 rate = learning_rate_at(progress, initial_rate, stage_milestones)
                 optimizer_g.param_groups[0]["lr"] = optimizer_d.param_groups[0]["lr"] = rate
-                lr, hr = to_device(next(batches), device)
+                lr, hr = to_device(next(stream), device)
 
                 # generator
                 discriminator.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -49,7 +50,6 @@ class PairedCrops(Dataset):
         self.lr_store = PixelStore([lr for lr, _ in pairs], n_processes)
         self.hr_store = PixelStore([hr for _, hr in pairs], n_processes)
         self.patch_size, self.seed, self.scale = patch_size, seed, scale
-        self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.lr_store)
@@ -57,7 +57,7 @@ class PairedCrops(Dataset):
     def crop(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return crop `k` of `epoch`: LR (h, w, 3) and HR (scale * h, scale * w, 3), uint8."""
         rng = np.random.default_rng((self.seed, epoch, k))
-        photo = self._photo(epoch, k)
+        photo = photo_of_crop((self.seed, epoch), k, len(self))
         size = self.patch_size // self.scale
         h, w = self.lr_store.sizes[photo]
         top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
@@ -70,45 +70,52 @@ class PairedCrops(Dataset):
 
         return cut(self.lr_store[photo], 1), cut(self.hr_store[photo], self.scale)
 
-    def _photo(self, epoch: int, k: int) -> int:
-        """Return which photo crop `k` is cut from: every photo once, then every photo once more."""
-        pass_, place = divmod(k, len(self))
-        if self._order is None or self._order[0] != (epoch, pass_):
-            rng = np.random.default_rng((self.seed, epoch, pass_, 1))
-            self._order = (epoch, pass_), rng.permutation(len(self))
-        return int(self._order[1][place])
-
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the crops `range` of an epoch as uint8: LR (N, 3, h, w) and HR (N, 3, H, W)."""
         epoch, ks = batch
         lr, hr = zip(*(self.crop(epoch, k) for k in ks), strict=True)
         return tuple(torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2) for x in (lr, hr))
 
-    def batches(
-        self, first_step: int, steps_per_epoch: int, batch_size: int, workers: int
-    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        """Yield batches without end, as `__getitem__` gives them, from step `first_step` on.
 
-        Closing the generator (`contextlib.closing`) ends the workers.
+def photo_of_crop(seeds: tuple[int, ...], k: int, n_photos: int) -> int:
+    """Return which photo crop `k` is cut from: every photo once, then in another order once more.
 
-        Args:
-            first_step: counted from the run's beginning: epoch * steps_per_epoch + step.
-            workers: processes that cut crops ahead; 0 cuts them when they are asked for.
-        """
+    `seeds` (0 or more each) decide the orders, with nothing else.
+    """
+    pass_, place = divmod(k, n_photos)
+    return int(_order((*seeds, pass_, 1), n_photos)[place])
 
-        def ranges() -> Iterator[tuple[int, range]]:
-            for i in itertools.count(first_step):
-                epoch, step = divmod(i, steps_per_epoch)
-                yield epoch, range(step * batch_size, (step + 1) * batch_size)
 
-        yield from DataLoader(
-            self,
-            batch_size=None,
-            sampler=ranges(),
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_outlive_signals,
-        )
+@functools.lru_cache(maxsize=8)
+def _order(seeds: tuple[int, ...], n: int) -> np.ndarray:
+    return np.random.default_rng(seeds).permutation(n)
+
+
+def batches(
+    crops: Dataset, first_step: int, steps_per_epoch: int, batch_size: int, workers: int
+) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+    """Yield `crops[epoch, range of numbers]` without end, from step `first_step` on.
+
+    Closing the generator (`contextlib.closing`) ends the workers.
+
+    Args:
+        first_step: counted from the run's beginning: epoch * steps_per_epoch + step.
+        workers: processes that cut crops ahead; 0 cuts them when they are asked for.
+    """
+
+    def ranges() -> Iterator[tuple[int, range]]:
+        for i in itertools.count(first_step):
+            epoch, step = divmod(i, steps_per_epoch)
+            yield epoch, range(step * batch_size, (step + 1) * batch_size)
+
+    yield from DataLoader(
+        crops,
+        batch_size=None,
+        sampler=ranges(),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_outlive_signals,
+    )
 
 
 def _outlive_signals(worker: int) -> None:

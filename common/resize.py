@@ -29,6 +29,22 @@ def imresize(image: np.ndarray, factor: float) -> np.ndarray:
     return pixels.byte().contiguous().numpy()
 
 
+def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Resize float images as `imresize` does, without its rounding; gradients pass.
+
+    Args:
+        images: (N, C, H, W); H and W multiples of 1/factor where it reduces.
+        factor: 1/4, 1/2, 2 or 4.
+    Returns:
+        (N, C, H * factor, W * factor), not clamped: bicubic overshoots at edges.
+    """
+    images = functional.pad(images, (_BORDER,) * 4, mode="replicate")
+    size = tuple(round(n * factor) for n in images.shape[2:])
+    images = functional.interpolate(images, size, mode="bicubic", antialias=True)
+    border = round(_BORDER * factor)
+    return images[..., border:-border, border:-border]
+
+
 def _resize_rows(pixels: torch.Tensor, factor: float) -> torch.Tensor:
     """Resize (H, W, C) to (ceil(H * factor), W, C), values rounded to whole numbers."""
     h, w, c = pixels.shape

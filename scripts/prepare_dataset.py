@@ -7,23 +7,31 @@
 Each photo becomes OUT/DIV2K_train_HR/NAME.png, cropped to a multiple of 4, and
 OUT/DIV2K_train_LR_bicubic/X4/NAMEx4.png, a quarter of the size with MATLAB's imresize.
 `--split valid` makes the held-out photos likewise (OUT/DIV2K_valid_HR, ...).
+
+    python scripts/prepare_dataset.py PHOTOS OUT --degradation realistic
+
+makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPEG-compressed
+(scripts/degradation.py), of the same HR photos: for training on unpaired photos.
 """
 
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import tyro
 
 from common.images import list_images, read_image, write_image
 from common.pixel_store import in_processes
 from common.progress import progress_bar
 from common.resize import imresize
+from scripts.degradation import degrade
 
 SCALE = 4
 
@@ -32,6 +40,9 @@ class Job(NamedTuple):
     photo: Path
     hr_path: Path
     lr_path: Path
+    degradation: str
+    seed: int
+    overwrite: bool
 
 
 def prepare_dataset(
@@ -39,32 +50,45 @@ def prepare_dataset(
     out: Annotated[Path, tyro.conf.Positional],
     *,
     split: Literal["train", "valid"] = "train",
+    degradation: Literal["bicubic", "realistic"] = "bicubic",
+    seed: int = 0,
     processes: int | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, Path]:
     """Write HR and LR photos in DIV2K's layout and return (hr_folder, lr_folder).
 
-    Pairs that are there already are left as they are. Photos that cannot be read are skipped and
-    named at the end.
+    Pairs that are there already are left as they are; of an HR photo that is there alone, the LR
+    photo is made. Photos that cannot be read are skipped and named at the end.
 
     Args:
         photos: a folder of photos in any format.
         out: where DIV2K's folders are made.
         split: which of DIV2K's folders.
+        degradation: how LR photos are made: MATLAB's imresize, or blur, noise and JPEG as well.
+        seed: of the realistic degradation, 0 or more; a photo's depends on it and its name alone.
         processes: how many convert; None: one a processor; 0: this process alone.
         overwrite: make pairs anew that are there already.
     Raises:
         FileNotFoundError, ValueError: there is no such folder, it holds no photos, two photos would
-            get the same name, or none could be read.
+            get the same name, none could be read, or the seed is below 0.
     """
+    if seed < 0:
+        raise ValueError(f"the seed is {seed}, expected 0 or more")
     paths = list_images(photos)
     same = sorted({p.name for p in paths if sum(q.stem == p.stem for q in paths) > 1})
     if same:
         raise ValueError(f"{photos} holds photos of the same name, rename them: {', '.join(same)}")
     hr_folder = out / f"DIV2K_{split}_HR"
-    lr_folder = out / f"DIV2K_{split}_LR_bicubic" / f"X{SCALE}"
+    lr_folder = out / f"DIV2K_{split}_LR_{degradation}" / f"X{SCALE}"
     jobs = [
-        Job(path, hr_folder / f"{path.stem}.png", lr_folder / f"{path.stem}x{SCALE}.png")
+        Job(
+            path,
+            hr_folder / f"{path.stem}.png",
+            lr_folder / f"{path.stem}x{SCALE}.png",
+            degradation,
+            seed,
+            overwrite,
+        )
         for path in paths
     ]
     missing = [j for j in jobs if overwrite or not (j.hr_path.exists() and j.lr_path.exists())]
@@ -84,17 +108,26 @@ def prepare_dataset(
 
 
 def _make_pair(job: Job) -> str | None:
-    """Write one pair; return what is wrong with the photo, None for nothing."""
+    """Write what is missing of one pair; return what is wrong with the photo, None for nothing."""
+    # An HR photo that is there stays: other LR folders belong to it, and its pixel store.
+    keep_hr = job.hr_path.exists() and not job.overwrite
+    photo = job.hr_path if keep_hr else job.photo
     try:
-        hr = read_image(job.photo)
+        hr = read_image(photo)
     except ValueError as error:
         return str(error)
     h, w = (n // SCALE * SCALE for n in hr.shape[:2])
     if min(h, w) == 0:
-        return f"{job.photo}: {hr.shape[1]}x{hr.shape[0]} is smaller than {SCALE}x{SCALE}"
+        return f"{photo}: {hr.shape[1]}x{hr.shape[0]} is smaller than {SCALE}x{SCALE}"
     hr = hr[:h, :w]
-    write_image(job.hr_path, hr)
-    write_image(job.lr_path, imresize(hr, 1 / SCALE))
+    if not keep_hr:
+        write_image(job.hr_path, hr)
+    if job.degradation == "realistic":
+        rng = np.random.default_rng([job.seed, zlib.crc32(job.photo.stem.encode())])
+        lr = degrade(hr, rng)
+    else:
+        lr = imresize(hr, 1 / SCALE)
+    write_image(job.lr_path, lr)
     return None
 
 

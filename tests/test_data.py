@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from common import pixel_store
-from common.crops import PairedCrops, to_device
+from common.crops import PairedCrops, batches, to_device
 from common.files import written_whole
 from common.images import list_images, list_pairs, read_image, write_image
 from common.pixel_store import PixelStore
@@ -191,17 +191,16 @@ def test_crop_depends_on_seed_epoch_and_number_alone(crops, dataset):
     assert not any(same)
 
 
-def test_every_photo_is_used_once_before_any_is_used_again(crops):
-    order = [crops._photo(2, k) for k in range(15)]
-    for i in (0, 5, 10):
-        assert sorted(order[i : i + 5]) == list(range(5))
-    assert len({tuple(order[i : i + 5]) for i in (0, 5, 10)}) > 1
+def test_every_photo_is_used_once_before_any_is_used_again(coordinates):
+    order = [int(coordinates.crop(2, k)[1][0, 0, 2]) for k in range(15)]
+    for i in range(0, 15, 3):
+        assert sorted(order[i : i + 3]) == [0, 1, 2]
+    assert len({tuple(order[i : i + 3]) for i in range(0, 15, 3)}) > 1
 
 
 def first_batches(crops, workers: int, first_step: int = 0, n: int = 5) -> list[torch.Tensor]:
-    batches = crops.batches(first_step, steps_per_epoch=3, batch_size=4, workers=workers)
-    with contextlib.closing(batches):
-        return [next(batches)[1].clone() for _ in range(n)]
+    with contextlib.closing(batches(crops, first_step, 3, 4, workers)) as stream:
+        return [next(stream)[1].clone() for _ in range(n)]
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(crops):
@@ -218,10 +217,11 @@ def test_closed_batches_leave_no_worker(crops):
 
 def test_program_that_leaves_its_batches_open_ends_all_the_same(dataset):
     code = (
-        "import sys; from common.crops import PairedCrops; from common.images import list_pairs\n"
+        "import sys; from common.images import list_pairs\n"
+        "from common.crops import PairedCrops, batches\n"
         "if __name__ == '__main__':\n"
-        "    batches = PairedCrops(list_pairs(*sys.argv[1:]), 32, 0).batches(0, 5, 2, 2)\n"
-        "    next(batches)\n"
+        "    stream = batches(PairedCrops(list_pairs(*sys.argv[1:]), 32, 0), 0, 5, 2, 2)\n"
+        "    next(stream)\n"
     )
     command = [sys.executable, "-c", code, str(dataset.lr), str(dataset.hr)]
     root = Path(__file__).resolve().parents[1]

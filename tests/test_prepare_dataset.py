@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,63 @@ def test_second_call_prepares_nothing_twice(photos, tmp_path, capsys):
     prepare_dataset(photos, tmp_path / "out", processes=0)
     assert times == {path: path.stat().st_mtime_ns for path in hr_folder.iterdir()}
     assert "3 of them were there already" in capsys.readouterr().out
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_realistic_photos_are_the_same_with_any_number_of_processes(photos, tmp_path):
+    _, lr_folder = prepare_dataset(photos, tmp_path / "a", degradation="realistic", processes=0)
+    assert lr_folder == tmp_path / "a" / "DIV2K_train_LR_realistic" / "X4"
+    hr_folder, other = prepare_dataset(photos, tmp_path / "b", degradation="realistic", processes=2)
+    assert len(list_pairs(other, hr_folder)) == 3
+    assert _contents(lr_folder) == _contents(other)
+
+
+def test_realistic_photo_depends_on_the_seed_and_its_name_alone(photos, tmp_path):
+    def make(name: str, seed: int = 0) -> dict[str, bytes]:
+        out = tmp_path / name
+        options = {"degradation": "realistic", "seed": seed, "processes": 0}
+        return _contents(prepare_dataset(photos, out, **options)[1])
+
+    first = make("first")
+    assert first.items().isdisjoint(make("other seed", seed=1).items())
+    shutil.copy(photos / "cat 1.png", photos / "a cat.png")  # sorted before the others
+    more = make("more photos")
+    assert first.items() < more.items()
+    assert more["a catx4.png"] != more["cat 1x4.png"]
+
+
+def test_realistic_after_bicubic_shares_its_hr_photos_and_leaves_them_alone(photos, tmp_path):
+    hr_folder, bicubic = prepare_dataset(photos, tmp_path / "out", processes=0)
+    files = [*hr_folder.iterdir(), *bicubic.iterdir()]
+    times = {path: path.stat().st_mtime_ns for path in files}
+    # The kept HR photo is the one degraded, whatever became of the original since.
+    write_image(photos / "cat 1.png", np.zeros((8, 8, 3), np.uint8))
+    same, realistic = prepare_dataset(
+        photos, tmp_path / "out", degradation="realistic", processes=0
+    )
+    assert same == hr_folder and len(list_pairs(realistic, hr_folder)) == 3
+    assert times == {path: path.stat().st_mtime_ns for path in files}
+    names = [path.name for path in sorted(bicubic.iterdir())]
+    assert names == [path.name for path in sorted(realistic.iterdir())]
+    assert _contents(bicubic).items().isdisjoint(_contents(realistic).items())
+
+
+def test_overwriting_makes_realistic_photos_anew_with_another_seed(photos, tmp_path):
+    options = {"degradation": "realistic", "processes": 0}
+    _, lr_folder = prepare_dataset(photos, tmp_path / "out", **options)
+    first = _contents(lr_folder)
+    prepare_dataset(photos, tmp_path / "out", seed=1, **options)
+    assert _contents(lr_folder) == first
+    prepare_dataset(photos, tmp_path / "out", seed=1, overwrite=True, **options)
+    assert _contents(lr_folder).items().isdisjoint(first.items())
+
+
+def test_seed_below_zero_is_an_error(photos, tmp_path):
+    with pytest.raises(ValueError, match="seed is -1, expected 0 or more"):
+        prepare_dataset(photos, tmp_path / "out", degradation="realistic", seed=-1)
 
 
 def test_photos_of_the_same_name_are_an_error(photos, tmp_path):

@@ -115,6 +115,7 @@ def batches(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_outlive_signals,
+        generator=torch.Generator(),  # the loader leaves torch's own random numbers alone
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn import functional
+
+from common.resize import imresize
 
 
 def luma(image: torch.Tensor) -> torch.Tensor:
@@ -63,3 +66,13 @@ def psnr_ssim_y(sr: torch.Tensor, hr: torch.Tensor, shave: int = 4) -> tuple[flo
         raise ValueError(f"SR is {tuple(sr.shape)} and HR is {tuple(hr.shape)}, expected the same")
     y_sr, y_hr = (luma(x)[..., shave:-shave, shave:-shave] for x in (sr, hr))
     return psnr(y_sr, y_hr).item(), ssim(y_sr, y_hr).item()
+
+
+def lr_psnr(sr: np.ndarray, lr: np.ndarray) -> float:
+    """Return the PSNR (dB, RGB) of SR, scaled down as MATLAB's `imresize` does, against its LR.
+
+    Args:
+        sr, lr: (4H, 4W, 3) and (H, W, 3) uint8.
+    """
+    a, b = (torch.tensor(x).permute(2, 0, 1)[None].double() for x in (imresize(sr, 1 / 4), lr))
+    return psnr(a, b).item()

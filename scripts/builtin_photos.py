@@ -1,12 +1,16 @@
-"""Write the photos that come inside scikit-image's package, as PNG files; no download.
+"""Lay out the photos that come inside scikit-image's package as DIV2K's folders; no download.
 
-python scripts/builtin_photos.py div2k/builtin/photos
+    python scripts/builtin_photos.py
+
+writes div2k/builtin/DIV2K_train_HR, DIV2K_train_LR_bicubic/X4 and the same of two held-out photos
+(DIV2K_valid_...): for trying any of the training scripts.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,7 +18,11 @@ if not __package__:
 import skimage
 import tyro
 
+from common.flags import comments_as_help
 from common.images import read_image, write_image
+from scripts.prepare_dataset import prepare_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TRAIN = (
     "astronaut.png",
@@ -34,8 +42,12 @@ TRAIN = (
 VALID = ("chelsea.png", "coffee.png")
 
 
-def write_builtin_photos(folder: tyro.conf.Positional[Path]) -> tuple[Path, Path]:
-    """Write the photos to `folder`/train and `folder`/valid and return the two.
+def builtin_photos(
+    *,
+    out: Path = ROOT / "div2k" / "builtin",  # where DIV2K's folders are made
+    degradation: Literal["bicubic", "realistic"] = "bicubic",  # see prepare_dataset.py
+) -> tuple[Path, Path, Path, Path]:
+    """Write the photos and return LR, HR, held-out LR and held-out HR folder.
 
     Raises:
         FileNotFoundError: this release of scikit-image holds fewer photos; they are named.
@@ -47,13 +59,17 @@ def write_builtin_photos(folder: tyro.conf.Positional[Path]) -> tuple[Path, Path
             f"scikit-image {skimage.__version__} does not hold {', '.join(missing)} in {source}: "
             "install another release (0.22 to 0.26 do)"
         )
+    folders: list[Path] = []
     for split, names in (("train", TRAIN), ("valid", VALID)):
+        photos = out / "photos" / split
         for name in names:
-            path = folder / split / Path(name).with_suffix(".png").name
+            path = photos / Path(name).with_suffix(".png").name
             if not path.exists():
                 write_image(path, read_image(source / name))
-    return folder / "train", folder / "valid"
+        hr, lr = prepare_dataset(photos, out, split=split, degradation=degradation)
+        folders += [lr, hr]
+    return tuple(folders)
 
 
 if __name__ == "__main__":
-    tyro.cli(write_builtin_photos)
+    tyro.cli(comments_as_help(builtin_photos))

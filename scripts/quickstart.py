@@ -33,8 +33,7 @@ from common.resize import imresize
 from common.vgg import cached_weights
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
-from scripts.builtin_photos import write_builtin_photos
-from scripts.prepare_dataset import prepare_dataset
+from scripts.builtin_photos import builtin_photos
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = {"n_blocks": 2, "n_features": 24, "growth": 12}
@@ -53,9 +52,7 @@ def quickstart(
     """Prepare the built-in photos, train both stages, measure; return the folder of the run."""
     began = time.perf_counter()
     where = choose_device(device)
-    train_photos, valid_photos = write_builtin_photos(data_dir / "photos")
-    hr_folder, lr_folder = prepare_dataset(train_photos, data_dir, split="train")
-    valid_hr_folder, valid_lr_folder = prepare_dataset(valid_photos, data_dir, split="valid")
+    lr_folder, hr_folder, valid_lr_folder, valid_hr_folder = builtin_photos(out=data_dir)
 
     # Without the perceptual loss, which holds the picture together, L1 gets its weight.
     gan_losses = {"perceptual_weight": 1.0, "pixel_weight": 1e-2}

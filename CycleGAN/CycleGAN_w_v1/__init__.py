@@ -1,0 +1,1 @@
+"""CycleGAN, version 1."""

@@ -1,0 +1,341 @@
+"""Train CycleGAN, version 2: the same two generators, held to their LR photo.
+
+Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
+arXiv 1703.10593. G enlarges LR photos four times, F reduces HR photos as much; no LR photo is of
+the same scene as an HR photo.
+
+The full run, on DIV2K (2,000 steps; a GPU):
+    python CycleGAN/CycleGAN_w_v2/CycleGAN2.py
+Minutes on two cores, on built-in photos:
+    python scripts/builtin_photos.py
+    python CycleGAN/CycleGAN_w_v2/CycleGAN2.py \\
+        --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \\
+        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 16 --lr-size 32 --hr-size 128 \\
+        --learning-rate 1e-3 --n-epochs 2 --steps-per-epoch 100 --out-dir runs/cyclegan_v2
+
+Differences from version 1 (each has its hyperparameter, and all switched off give version 1 again):
+- Crops at the photos' own scale (native_scale), in place of photos resized as a whole.
+- G and F add to bicubic resizing and start as that; G's upsampling starts without checkerboards
+  (residual).
+- LR consistency: what G makes, scaled down by bicubic, is to be the LR photo (lambda_consistency).
+  For LR photos that were not made by bicubic, 0: the cycle holds them then.
+- A smaller adversarial weight (lambda_gan).
+- What F makes is rounded to 8 bits, with noise, before G sees it (store_fake_lr, fake_lr_noise):
+  CycleGAN hides in it, at a few 1/256, the detail that G is to invent (Chu et al. 2017, arXiv
+  1712.02950).
+- D_LR has fewer strides and spectral norm (d_lr_strides, spectral_norm; Miyato et al. 2018).
+- As in the paper: pools of 50 earlier fakes (pool_size) and a learning rate that falls linearly to
+  0 in the second half (decay_from). The saved G is an exponential moving average (ema_decay).
+
+Differences from the paper that remain: as in version 1, generators that change the size, no
+instance norm, a small batch, the identity loss by way of bicubic resizing and off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import sys
+import time
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+import tyro
+from torch.nn import functional
+
+from common import checkpoint
+from common.crops import batches, to_device
+from common.device import autocast, choose_device, describe, place
+from common.ema import update_ema
+from common.flags import comments_as_help
+from common.log import plot_curves, write_log
+from common.progress import progress_bar
+from common.resize import resize
+from common.validation import Validation
+from CycleGAN import model
+from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
+from CycleGAN.model import Discriminator, ResidualBlock, start_normal
+from CycleGAN.model import ResidualGeneratorDown as GeneratorDown
+from CycleGAN.model import ResidualGeneratorSR as GeneratorSR
+from CycleGAN.pool import ImagePool
+
+__all__ = [
+    "Discriminator",
+    "GeneratorDown",
+    "GeneratorSR",
+    "ResidualBlock",
+    "UnpairedPhotos",
+    "train_cyclegan_sr",
+]
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def least_squares(scores: torch.Tensor, target: float) -> torch.Tensor:
+    """Return the mean squared distance of a discriminator's scores from `target` (LSGAN)."""
+    return (scores.float() - target).square().mean()
+
+
+def as_stored(image: torch.Tensor, noise: float) -> torch.Tensor:
+    """Return what a file of 8 bits would keep of `image` and noise of this standard deviation.
+
+    Gradients pass as if nothing had been rounded or clamped (straight through).
+
+    Args:
+        image: in [0, 1], by and large.
+        noise: in the same unit; 0: none.
+    """
+    noisy = image + noise * torch.randn_like(image) if noise else image
+    stored = (noisy.detach() * 255).round().clamp(0, 255) / 255
+    return image + (stored - image).detach()
+
+
+def train_cyclegan_sr(
+    *,
+    # data
+    lr_folder: Path | None = None,  # folder of LR photos; None: DIV2K, downloaded on first use
+    hr_folder: Path | None = None,  # folder of HR photos; of photos in both, each is used once
+    valid_lr_folder: Path | None = None,  # held-out pairs; None: DIV2K's or own "valid" folders
+    valid_hr_folder: Path | None = None,
+    n_valid: int = 10,  # held-out photos used, at most
+    valid_crop: int = 1024,  # HR pixels; of larger held-out photos the centre is used
+    lr_size: int = 64,  # pixels of the LR crops
+    hr_size: int = 256,  # pixels of the HR crops, 4 lr_size
+    native_scale: bool = True,  # crops; False: photos resized as a whole to these sizes
+    batch_size: int = 4,  # LR and HR images a step, each
+    workers: int = 2,  # processes that load ahead; 0: none
+    # model
+    n_features: int = 64,  # channels of the first layers of all four networks
+    residual: bool = True,  # G and F add to bicubic resizing and start as that
+    d_lr_strides: tuple[int, int, int] = (1, 2, 1),  # of D_LR's first three convolutions
+    spectral_norm: bool = True,  # of D_LR
+    # loss
+    lambda_cycle: float = 10.0,  # L1 of both cycles (paper)
+    lambda_identity: float = 0.0,  # L1(F(up(lr)), lr) + L1(down(G(lr)), lr); 0: off
+    lambda_consistency: float = 10.0,  # L1(down(G(lr)), lr)
+    lambda_gan: float = 0.1,  # of both adversarial terms
+    store_fake_lr: bool = True,  # F(hr) is rounded to 8 bits before G sees it
+    fake_lr_noise: float = 1 / 255,  # standard deviation of noise added before that
+    pool_size: int = 50,  # earlier fakes of each kind shown to the discriminators (paper); 0: none
+    # optimisation
+    n_epochs: int = 10,
+    steps_per_epoch: int | None = None,  # None: photos / batch_size (DIV2K: 200)
+    learning_rate: float = 2e-4,  # Adam, all networks (paper)
+    betas: tuple[float, float] = (0.5, 0.999),  # Adam (paper)
+    decay_from: float = 0.5,  # share of the run after which the rate falls to 0 (paper); 1: never
+    ema_decay: float = 0.999,  # a step, of the averaged G; 0: G as it is
+    patience: int = 0,  # epochs without a better PSNR-Y that end the run; 0: never
+    # run
+    show_every: int = 20,  # steps between losses on the progress bar (each waits for the GPU)
+    out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
+    seed: int = 0,  # of weights and images, 0 or more
+    device: str = "cuda",  # without a GPU the CPU is taken
+    resume: bool = False,  # go on with the run in out_dir
+    overwrite: bool = False,  # delete the run in out_dir and start anew
+) -> Path:
+    """Train CycleGAN, version 2, and return the folder of the run.
+
+    Written there: G_LR2HR.pth, F_HR2LR.pth, D_HR.pth, D_LR.pth (the newest), G_LR2HR_best.pth (the
+    best by PSNR-Y), state.pth (to resume), config.json, log.csv, curves.png and samples/.
+    """
+    # setup
+    config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in locals().items()}
+    out_dir = Path(out_dir)
+    if hr_size != 4 * lr_size or lr_size < 24:
+        raise ValueError(
+            f"lr_size {lr_size}, hr_size {hr_size}: expected lr_size 24 or more (the LR "
+            "discriminator's strides need it) and hr_size 4 times as much"
+        )
+    if (
+        seed < 0
+        or min(batch_size, n_valid) < 1
+        or (steps_per_epoch or 1) < 1
+        or steps_per_epoch == 0
+    ):
+        raise ValueError(
+            f"seed {seed}, batch_size {batch_size}, n_valid {n_valid}, steps_per_epoch "
+            f"{steps_per_epoch}: expected seed 0 or more, the others 1 or more"
+        )
+    fixed = ("n_features", "residual", "d_lr_strides", "spectral_norm", "pool_size")
+    fixed += ("lr_size", "hr_size", "native_scale", "batch_size", "steps_per_epoch", "seed")
+    state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
+    device = choose_device(device)
+
+    # data
+    lr_photos, hr_photos, valid_pairs = unpaired_photos(
+        lr_folder, hr_folder, valid_lr_folder, valid_hr_folder, n_valid
+    )
+    photos = UnpairedPhotos(lr_photos, hr_photos, lr_size, hr_size, seed, native_scale)
+    validation = Validation(valid_pairs, valid_crop)
+    steps_per_epoch = steps_per_epoch or max(1, len(photos) // batch_size)
+
+    # models
+    torch.manual_seed(seed)
+    G = GeneratorSR(n_features) if residual else start_normal(model.GeneratorSR(n_features))
+    F = GeneratorDown(n_features) if residual else start_normal(model.GeneratorDown(n_features))
+    D_HR = start_normal(Discriminator(n_features))
+    D_LR = Discriminator(n_features, d_lr_strides, spectral_norm)
+    if not spectral_norm:
+        start_normal(D_LR)
+    G, F, D_HR, D_LR = (place(network, device) for network in (G, F, D_HR, D_LR))
+    average = copy.deepcopy(G).requires_grad_(False)
+    pool_hr, pool_lr = ImagePool(pool_size), ImagePool(pool_size)
+
+    # optimisers
+    def adam(*networks: torch.nn.Module) -> torch.optim.Adam:
+        parameters = [p for network in networks for p in network.parameters()]
+        return torch.optim.Adam(parameters, learning_rate, betas, fused=True)
+
+    optimizer_g, optimizer_d = adam(G, F), adam(D_HR, D_LR)
+
+    # resume
+    at = {"epoch": 0, "step": 0, "best": -math.inf, "stale": 0}
+    sums: dict[str, torch.Tensor] = {}  # of each loss in this epoch, on the device
+    rows: list[dict] = []  # of the log
+    networks = {"G_LR2HR": average, "F_HR2LR": F, "D_HR": D_HR, "D_LR": D_LR}
+    stateful = networks | {"G": G, "optimizer_g": optimizer_g, "optimizer_d": optimizer_d}
+    stateful |= {"pool_hr": pool_hr, "pool_lr": pool_lr}
+    if state is not None:
+        for name, part in stateful.items():
+            part.load_state_dict(state[name])
+        at, rows = state["at"], state["rows"]
+        sums = {name: value.to(device) for name, value in state["sums"].items()}
+        checkpoint.set_random_state(state["random"])
+    checkpoint.begin_run(out_dir, config, overwrite)
+
+    def save_state() -> None:
+        parts = {name: part.state_dict() for name, part in stateful.items()}
+        plain = {"at": at, "rows": rows, "sums": sums, "config": config}
+        checkpoint.save(
+            out_dir / "state.pth", parts | plain | {"random": checkpoint.random_state()}
+        )
+
+    print(
+        f"{len(lr_photos)} LR and {len(hr_photos)} HR photos of other scenes to train on, "
+        f"{len(validation.photos)} held out (bicubic: PSNR-Y {validation.bicubic_psnr_y:.2f} dB, "
+        f"SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
+        f"G of {sum(p.numel() for p in G.parameters()):,} parameters, F of "
+        f"{sum(p.numel() for p in F.parameters()):,} on {describe(device)}, writing to {out_dir}"
+    )
+
+    # loop
+    began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
+    first_step = at["epoch"] * steps_per_epoch + at["step"]
+    with (
+        progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
+        contextlib.closing(
+            batches(photos, first_step, steps_per_epoch, batch_size, workers)
+        ) as stream,
+        checkpoint.StopSignal() as stop,
+    ):
+        while at["epoch"] < n_epochs and not 0 < patience <= at["stale"]:
+            title = f"epoch {at['epoch'] + 1}/{n_epochs}"
+            bar.set_description(title, refresh=False)
+
+            while at["step"] < steps_per_epoch and not stop.received:
+                step = at["epoch"] * steps_per_epoch + at["step"]
+                left = 1 - step / (n_epochs * steps_per_epoch)
+                rate = learning_rate * min(1, left / max(1 - decay_from, 1e-9))
+                optimizer_g.param_groups[0]["lr"] = optimizer_d.param_groups[0]["lr"] = rate
+                lr, hr = to_device(next(stream), device)
+
+                # generator
+                D_HR.requires_grad_(False)
+                D_LR.requires_grad_(False)
+                with autocast(device):
+                    fake_hr = G(lr)
+                    recovered_lr = F(fake_hr)
+                    fake_lr = F(hr)
+                    seen_lr = as_stored(fake_lr, fake_lr_noise) if store_fake_lr else fake_lr
+                    recovered_hr = G(seen_lr)
+                    losses = {
+                        "gan_hr": least_squares(D_HR(fake_hr), 1),
+                        "gan_lr": least_squares(D_LR(fake_lr), 1),
+                        "cycle_lr": functional.l1_loss(recovered_lr, lr),
+                        "cycle_hr": functional.l1_loss(recovered_hr, hr),
+                    }
+                    loss = lambda_gan * (losses["gan_hr"] + losses["gan_lr"])
+                    loss = loss + lambda_cycle * (losses["cycle_lr"] + losses["cycle_hr"])
+                    if lambda_consistency:
+                        losses["consistency"] = functional.l1_loss(resize(fake_hr, 1 / 4), lr)
+                        loss = loss + lambda_consistency * losses["consistency"]
+                    if lambda_identity:
+                        of_f = functional.l1_loss(F(resize(lr, 4)), lr)
+                        losses["identity"] = of_f + functional.l1_loss(resize(fake_hr, 1 / 4), lr)
+                        loss = loss + lambda_identity * losses["identity"]
+                optimizer_g.zero_grad()
+                loss.backward()
+                optimizer_g.step()
+                update_ema(average, G, ema_decay, step)
+
+                # discriminator
+                fake_hr, fake_lr = pool_hr.query(fake_hr), pool_lr.query(fake_lr)
+                for name, D, real, fake in (("hr", D_HR, hr, fake_hr), ("lr", D_LR, lr, fake_lr)):
+                    D.requires_grad_(True)
+                    with autocast(device):
+                        on_real = least_squares(D(real), 1)
+                        on_fake = least_squares(D(fake), 0)
+                    losses[f"discriminator_{name}"] = (on_real + on_fake) / 2
+                    losses[f"discriminator_{name}"].backward()
+                optimizer_d.step()
+                optimizer_d.zero_grad()
+
+                # log
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0) + value.detach()
+                at["step"] += 1
+                bar.update()
+                if at["step"] % show_every == 0:
+                    means = {k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()}
+                    bar.set_postfix(means, refresh=False)
+
+            if stop.received:
+                save_state()
+                bar.close()
+                print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
+                sys.exit(128 + stop.received)
+            means = {f"loss_{name}": value.item() / steps_per_epoch for name, value in sums.items()}
+            if not all(map(math.isfinite, means.values())):
+                raise FloatingPointError(
+                    f"{title}: {means}. {out_dir} holds the epoch before: resume with a lower "
+                    "learning rate"
+                )
+
+            # validate
+            at |= {"epoch": at["epoch"] + 1, "step": 0}
+            picture = out_dir / "samples" / f"{at['epoch']:04d}.png"
+            psnr_y, ssim_y = validation.measure(average, device, picture)
+            row = {
+                "epoch": at["epoch"],
+                "step": at["epoch"] * steps_per_epoch,
+                "seconds": round(time.perf_counter() - began, 1),
+                "learning_rate": optimizer_g.param_groups[0]["lr"],
+                "psnr_y": psnr_y,
+                "ssim_y": ssim_y,
+            }
+            rows.append(row | means)
+            better = psnr_y > at["best"]
+            at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
+            figures = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
+            figures += [f"{loss} {mean:.4f}" for loss, mean in means.items()]
+            bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
+
+            # save
+            write_log(out_dir / "log.csv", rows)
+            plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
+            for name, network in networks.items():
+                checkpoint.save(out_dir / f"{name}.pth", network.state_dict())
+            if better:
+                checkpoint.save(out_dir / "G_LR2HR_best.pth", average.state_dict())
+            sums = {}
+            save_state()
+    print(f"complete: {out_dir / 'G_LR2HR.pth'}")
+    return out_dir
+
+
+if __name__ == "__main__":
+    tyro.cli(comments_as_help(train_cyclegan_sr))

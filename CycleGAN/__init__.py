@@ -1,0 +1,1 @@
+"""CycleGAN for unpaired super-resolution, in three versions."""

@@ -1,0 +1,151 @@
+"""LR and HR photos that have nothing to do with each other, as a CycleGAN is trained on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from common.crops import photo_of_crop
+from common.folders import choose_folders
+from common.images import image_size, list_images, list_pairs, read_image
+from common.pixel_store import PixelStore, in_processes
+from common.progress import progress_bar
+
+Pairs = list[tuple[Path, Path]]
+
+
+def unpaired_photos(
+    lr_folder: Path | None,
+    hr_folder: Path | None,
+    valid_lr_folder: Path | None,
+    valid_hr_folder: Path | None,
+    n_valid: int,
+) -> tuple[list[Path], list[Path], Pairs]:
+    """Return LR photos, HR photos of other scenes, and at most `n_valid` held-out (LR, HR) pairs.
+
+    Of photos that are in both folders (`0001x4.png` and `0001.png`) every second is taken from the
+    LR folder and the others from the HR folder, so that no scene is in both. Folders that are None
+    are found by `choose_folders`; where it finds none for validation, the last tenth of the photos
+    that are in both is held out.
+
+    Raises:
+        ValueError: one folder of a pair is missing, the folders are swapped, there is no pair to
+            measure on, or nothing is left to train on.
+    """
+    folders = choose_folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
+    lr, hr = ({_scene(path): path for path in list_images(f)} for f in (folders.lr, folders.hr))
+    both = sorted(lr.keys() & hr.keys())
+    for scene in both:
+        (h, w), (hr_h, hr_w) = image_size(lr[scene]), image_size(hr[scene])
+        if h * w >= hr_h * hr_w:
+            raise ValueError(
+                f"{lr[scene]} is {w}x{h} and {hr[scene]} is {hr_w}x{hr_h}, expected the HR photo "
+                "to be the larger: are the two folders swapped?"
+            )
+    if folders.valid_lr is not None:
+        valid = list_pairs(folders.valid_lr, folders.valid_hr)[:n_valid]
+    elif len(both) < 3:
+        raise ValueError(
+            f"{folders.lr} and {folders.hr} share {len(both)} photos by name (NAMEx4.png, "
+            "NAME.png), too few to hold some out for validation: name folders of paired photos "
+            "(valid_lr_folder, valid_hr_folder); scripts/prepare_dataset.py makes them from any"
+        )
+    else:
+        n_valid = min(n_valid, max(1, len(both) // 10))
+        print(f"no validation folders: the last {n_valid} of {len(both)} photos are held out")
+        both, held_out = both[:-n_valid], both[-n_valid:]
+        valid = [(lr.pop(scene), hr.pop(scene)) for scene in held_out]
+    for scene in both[1::2]:
+        del lr[scene]
+    for scene in both[::2]:
+        del hr[scene]
+    if not (lr and hr):
+        raise ValueError(
+            f"{folders.lr} and {folders.hr} hold only {', '.join(both)}: unpaired training needs "
+            "two photos or more"
+        )
+    return list(lr.values()), list(hr.values()), valid
+
+
+def _scene(path: Path) -> str:
+    """Return a photo's name without the mark of the scale: `0001` for `0001x4.png`."""
+    return re.sub(r"x4(m|d|w\d)?$", "", path.stem)
+
+
+class UnpairedPhotos(Dataset):
+    """Square LR and HR images, drawn independently of each other, as uint8.
+
+    Image k of epoch e depends on (seed, e, k) alone: not on the number of workers, nor on what was
+    drawn before. An epoch goes through all LR photos in a random order, and again in another, and
+    through the HR photos in orders of their own.
+
+    Args:
+        lr_paths, hr_paths: of different scenes, see `unpaired_photos`.
+        lr_size, hr_size: pixels of the images, HR 4 times LR.
+        seed: 0 or more.
+        crop: False resizes each photo as a whole to that size (bicubic, antialiased; once, before
+            training) and flips it at random; True cuts at the photo's own scale and also turns it.
+    Raises:
+        ValueError: a photo is smaller than a crop; the message names it.
+    """
+
+    def __init__(
+        self,
+        lr_paths: list[Path],
+        hr_paths: list[Path],
+        lr_size: int = 64,
+        hr_size: int = 256,
+        seed: int = 0,
+        crop: bool = False,
+    ):
+        self.sizes, self.seed, self.is_crop = (lr_size, hr_size), seed, crop
+        if crop:
+            for paths, size in ((lr_paths, lr_size), (hr_paths, hr_size)):
+                for path in paths:  # before the photos are decoded, which takes long
+                    h, w = image_size(path)
+                    if min(h, w) < size:
+                        raise ValueError(
+                            f"{path} is {w}x{h}, smaller than a crop of {size}x{size}: lower "
+                            "patch_size or take the photo out"
+                        )
+            self.photos = PixelStore(lr_paths), PixelStore(hr_paths)
+        else:
+            self.photos = _resized(lr_paths, lr_size), _resized(hr_paths, hr_size)
+
+    def __len__(self) -> int:
+        return len(self.photos[0]) + len(self.photos[1])
+
+    def image(self, epoch: int, k: int, domain: int) -> np.ndarray:
+        """Return image `k` of `epoch`, (size, size, 3) uint8; `domain` is 0 for LR, 1 for HR."""
+        photos, size = self.photos[domain], self.sizes[domain]
+        pixels = photos[photo_of_crop((self.seed, epoch, domain), k, len(photos))]
+        rng = np.random.default_rng((self.seed, epoch, domain, k))
+        if self.is_crop:
+            top, left = (rng.integers(n - size + 1) for n in pixels.shape[:2])
+            pixels = np.rot90(pixels[top : top + size, left : left + size], rng.integers(4))
+        flip_rows, flip_columns = rng.integers(2, size=2)
+        return pixels[:: 1 - 2 * flip_rows, :: 1 - 2 * flip_columns]
+
+    def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images `range` of an epoch: LR (N, 3, h, h) and HR (N, 3, H, H), uint8."""
+        epoch, ks = batch
+        lr, hr = (np.stack([self.image(epoch, k, domain) for k in ks]) for domain in (0, 1))
+        return torch.from_numpy(lr).permute(0, 3, 1, 2), torch.from_numpy(hr).permute(0, 3, 1, 2)
+
+
+def _resized(paths: list[Path], size: int) -> list[np.ndarray]:
+    """Return the photos as (size, size, 3) uint8, whatever their shape was."""
+    jobs = [(path, size) for path in paths]
+    images = in_processes(_read_resized, jobs)
+    return list(progress_bar(images, total=len(jobs), desc=f"resizing to {size}", unit="photo"))
+
+
+def _read_resized(job: tuple[Path, int]) -> np.ndarray:
+    path, size = job
+    photo = Image.fromarray(read_image(path))
+    return np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC))

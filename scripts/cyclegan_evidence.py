@@ -1,0 +1,301 @@
+"""Train the three CycleGANs alike, measure them on photos they never saw, write table and picture.
+
+    python scripts/cyclegan_evidence.py --photos PHOTOS --test SET5/HR SET14/HR
+
+PHOTOS and the test folders hold HR photos; the LR photos of both tracks, bicubic and realistic, are
+made from them. Without: DIV2K's training and validation photos. Each version is trained once for
+each seed on the same photos, for the same number of generator updates; `--ablation` names tracks
+on which what lies between the versions is trained too, the changes added one at a time. A run that
+was interrupted is resumed, a complete one is only measured again.
+
+Written to OUT: evidence.md (tables), evidence.csv (each network, each test folder), evidence.png,
+and the folder of each run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import tyro
+
+from common import checkpoint
+from common.device import choose_device, describe
+from common.div2k import download_div2k
+from common.files import written_whole
+from common.flags import comments_as_help
+from common.images import list_pairs, read_image, to_tensor, to_uint8, write_image
+from common.metrics import lr_psnr, luma, psnr_ssim_y
+from common.pictures import busiest_crop, grid
+from common.pixel_store import in_processes
+from common.progress import progress_bar
+from common.resize import imresize, resize
+from common.validation import Photo, sample_row
+from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
+from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
+from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
+from scripts.lpips import load_lpips
+from scripts.prepare_dataset import prepare_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {"v1": v1, "v2": v2, "v3": v3}
+Track = Literal["bicubic", "realistic"]
+# What the docstrings of the scripts say for LR that is not made by bicubic.
+REALISTIC = {
+    "v1": {},
+    "v2": {"lambda_consistency": 0.0},
+    "v3": {"back_projections": 0},
+}
+# What switches each change off, in the order in which they are added.
+CHANGES = {
+    "v2": {
+        "crops at native scale": {"native_scale": False},
+        "residual over bicubic": {"residual": False},
+        "LR consistency": {"lambda_consistency": 0.0},
+        "adversarial weight 0.1": {"lambda_gan": 1.0},
+        "F(hr) in 8 bits with noise": {"store_fake_lr": False},
+        "D_LR: spectral norm, strides 1, 2, 1": {
+            "spectral_norm": False,
+            "d_lr_strides": (2, 2, 2),
+        },
+        "pool, linear decay, EMA": {"pool_size": 0, "decay_from": 1.0, "ema_decay": 0.0},
+    },
+    "v3": {
+        "F held fixed in the cycle, none from LR": {},
+        "adversarial weights 0.003 and 1": {"lambda_gan_hr": 0.1, "lambda_gan_lr": 0.1},
+        "high frequencies to D, low ones to L1": {
+            "high_frequencies_only": False,
+            "lambda_low": 0.0,
+        },
+        "noise channel": {"noise_channel": False},
+        "back-projection": {"back_projections": 0},
+    },
+}
+# Changes of version 3 that were tried and not kept.
+TRIED = {
+    "v3, relativistic": {"relativistic": True},
+    "v3, R1": {"r1_weight": 1.0},
+}
+FIGURES = ("psnr_y", "ssim_y", "lr_psnr", "sharpness", "correlation", "lpips", "seconds")
+
+
+class Run(NamedTuple):
+    title: str
+    version: str
+    track: str
+    seed: int
+    settings: dict[str, Any]  # arguments of train_cyclegan_sr
+    folder: Path
+
+
+def cyclegan_evidence(
+    *,
+    photos: Path | None = None,  # folder of HR photos to train on; None: DIV2K's
+    test: tuple[Path, ...] = (),  # folders of HR photos to measure on; none: DIV2K's validation
+    tracks: tuple[Track, ...] = ("bicubic", "realistic"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    ablation: tuple[Track, ...] = (),  # also train what lies between the versions, first seed
+    n_features: int = 64,  # channels of the networks' first layers (full size: 64)
+    lr_size: int = 64,  # pixels of LR images (full size: 64)
+    batch_size: int = 4,
+    n_epochs: int = 10,
+    steps_per_epoch: int = 200,
+    learning_rate: float = 2e-4,
+    jobs: int = 1,  # runs at once, each on one processor; 1: in this process, on all of them
+    out: Path = ROOT / "CycleGAN" / "runs" / "evidence",
+    device: str = "cuda",  # without a GPU the CPU is taken
+) -> Path:
+    """Train, measure and write; return the folder with the results."""
+    where = choose_device(device)
+    train_photos = photos or download_div2k("div2k")[0]
+    test_photos = test or (download_div2k("div2k", split="valid")[0],)
+    sizes = {"n_features": n_features, "lr_size": lr_size, "hr_size": 4 * lr_size}
+    sizes |= {"batch_size": batch_size, "n_epochs": n_epochs, "steps_per_epoch": steps_per_epoch}
+    sizes |= {"learning_rate": learning_rate, "device": where.type, "workers": 0, "resume": True}
+    runs, test_pairs = [], {}
+    for track in tracks:
+        hr_folder, lr_folder = prepare_dataset(train_photos, out / "data", degradation=track)
+        test_pairs[track] = {}
+        for folder in test_photos:
+            name = folder.parent.name if folder.name.lower() == "hr" else folder.name
+            hr, lr = prepare_dataset(folder, out / "data" / name, split="valid", degradation=track)
+            test_pairs[track][name] = list_pairs(lr, hr)
+        first = next(iter(test_pairs[track].values()))[0]
+        data = {"hr_folder": hr_folder, "lr_folder": lr_folder, "n_valid": 5}
+        data |= {"valid_hr_folder": first[1].parent, "valid_lr_folder": first[0].parent}
+        for title, version, seed, settings in _plan(track, seeds, track in ablation):
+            name = "".join(c if c.isalnum() else "_" for c in title)
+            folder = out / track / f"{name}_{seed}"
+            runs.append(Run(title, version, track, seed, data | sizes | settings, folder))
+
+    bar = progress_bar(total=len(runs), desc=f"training on {describe(where)}", unit="run")
+    with bar:
+        for run in in_processes(_train, runs, 0 if jobs == 1 else jobs):
+            bar.write(f"{run.track}, {run.title}, seed {run.seed}: {run.folder / 'output.txt'}")
+            bar.update()
+
+    lpips, why = load_lpips(where)
+    rows = []
+    for track in tracks:
+        rows += _measure("bicubic", track, None, None, test_pairs, lpips, None)
+        for run in (run for run in runs if run.track == track):
+            G = _load(run, n_features, where)
+            with (run.folder / "log.csv").open(newline="") as file:
+                seconds = float(list(csv.DictReader(file))[-1]["seconds"])
+            rows += _measure(run.title, track, run.seed, G, test_pairs, lpips, seconds)
+    with written_whole(out / "evidence.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
+    text += f"seeds {', '.join(map(str, seeds))}, {describe(where)}, torch {torch.__version__}\n"
+    text += "".join(table(rows, track) for track in tracks) + (f"\n{why}\n" if why else "")
+    with written_whole(out / "evidence.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    write_image(out / "evidence.png", _picture(runs, test_pairs, n_features, where))
+    print(f"\n{text}\n{out / 'evidence.md'}\n{out / 'evidence.png'}")
+    return out
+
+
+def _plan(track: str, seeds: tuple[int, ...], ablation: bool) -> list[tuple[str, str, int, dict]]:
+    """Return (title, version, seed, settings) of each run of a track."""
+    plan: list[tuple[str, str, int, dict]] = [("v1", "v1", seed, {}) for seed in seeds]
+    for version, changes in CHANGES.items():
+        base = REALISTIC[version] if track == "realistic" else {}
+        steps = [
+            (title, off) for title, off in changes.items() if not off or off.items() - base.items()
+        ]
+        for n, (title, _) in enumerate(steps[:-1] if ablation else [], 1):
+            without = {name: value for _, off in steps[n:] for name, value in off.items()}
+            plan.append((f"+ {title}", version, seeds[0], base | without))
+        plan += [(version, version, seed, base) for seed in seeds]
+    if ablation:
+        base = REALISTIC["v3"] if track == "realistic" else {}
+        plan += [(title, "v3", seeds[0], base | on) for title, on in TRIED.items()]
+    return plan
+
+
+def _train(run: Run) -> Run:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (run.folder / "output.txt").open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        train = SCRIPTS[run.version].train_cyclegan_sr
+        train(**run.settings, seed=run.seed, out_dir=run.folder)
+    return run
+
+
+def _load(run: Run, n_features: int, device: torch.device) -> torch.nn.Module:
+    weights = checkpoint.load(run.folder / "G_LR2HR.pth")
+    kind = v3.GeneratorSR if "_extra_state" in weights else v1.GeneratorSR
+    G = kind(n_features)
+    G.load_state_dict(weights)
+    return G.to(device).eval()
+
+
+@torch.inference_mode()
+def _measure(
+    title: str,
+    track: str,
+    seed: int | None,
+    G: torch.nn.Module | None,  # None: bicubic
+    test_pairs: dict,
+    lpips: Callable | None,
+    seconds: float | None,  # of training
+) -> list[dict[str, Any]]:
+    """Return the mean figures of a network on each test folder.
+
+    sharpness: the strength (rms) of what LR lacks, in SR's luma over HR's: 1 is as sharp as HR.
+    correlation: of SR's colour channels with bicubic's, the lowest of all photos and channels: near
+    1, or else colours are inverted or the result has nothing to do with the photo.
+    """
+    rows = []
+    device = next(G.parameters()).device if G else torch.device("cpu")
+    for name, pairs in test_pairs[track].items():
+        figures: dict[str, list[float]] = {figure: [] for figure in FIGURES}
+        for lr_path, hr_path in pairs:
+            lr, hr = read_image(lr_path), read_image(hr_path)
+            bicubic = imresize(lr, 4)
+            sr = to_uint8(G(to_tensor(lr).to(device))) if G else bicubic
+            a, b = to_tensor(sr), to_tensor(hr)
+            psnr_y, ssim_y = psnr_ssim_y(a, b)
+            channels = [np.corrcoef(sr[..., c].flat, bicubic[..., c].flat)[0, 1] for c in range(3)]
+            detail = [_detail(x).square().mean().sqrt() for x in (a, b)]
+            values = {
+                "psnr_y": psnr_y,
+                "ssim_y": ssim_y,
+                "lr_psnr": lr_psnr(sr, lr),
+                "sharpness": (detail[0] / detail[1]).item(),
+                "correlation": min(channels),
+                "lpips": lpips(a, b) if lpips else None,
+                "seconds": seconds,
+            }
+            for figure, value in values.items():
+                figures[figure].append(value)
+        means = {k: fmean(v) if v[0] is not None else None for k, v in figures.items()}
+        means["correlation"] = min(figures["correlation"])
+        rows.append({"network": title, "track": track, "seed": seed, "test": name} | means)
+    return rows
+
+
+def _detail(image: torch.Tensor) -> torch.Tensor:
+    """Return what `image`'s luma loses when it is scaled down to a quarter."""
+    y = luma(image)
+    return y - resize(resize(y, 1 / 4), 4)
+
+
+def table(rows: list[dict[str, Any]], track: str) -> str:
+    """Return a track's means over the seeds as Markdown, a line for each network and folder."""
+    words = ("PSNR-Y", "SSIM-Y", "LR-PSNR", "sharpness", "correlation", "LPIPS", "seconds")
+    digits = (2, 4, 1, 2, 2, 4, 0)
+    lines = [f"\n| {track} | test | {' | '.join(words)} |", "|---" * (len(words) + 2) + "|"]
+    rows = [row for row in rows if row["track"] == track]
+    for network, name in dict.fromkeys((row["network"], row["test"]) for row in rows):
+        same = [row for row in rows if (row["network"], row["test"]) == (network, name)]
+        cells = []
+        for figure, n in zip(FIGURES, digits, strict=True):
+            values = [row[figure] for row in same if row[figure] is not None]
+            cell = f"{fmean(values):.{n}f}" if values else "-"
+            if figure == "psnr_y" and len(values) > 1:
+                cell += f" ({min(values):.2f} to {max(values):.2f})"
+            cells.append(cell)
+        lines.append(f"| {network} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+@torch.inference_mode()
+def _picture(runs: list[Run], test_pairs: dict, n_features: int, device: torch.device):
+    """Return a crop of the first photos of each test folder and track: LR | bicubic | v1.. | HR."""
+    rows, size = [], 48
+    for track, folders in test_pairs.items():
+        networks = {
+            run.version: _load(run, n_features, device)
+            for run in reversed(runs)
+            if run.title == run.version and run.track == track
+        }
+        for name, pairs in folders.items():
+            for lr_path, hr_path in pairs[:2]:
+                lr = read_image(lr_path)
+                photo = Photo(f"{name}, {track}", lr, imresize(lr, 4), read_image(hr_path))
+                results = {
+                    version: to_uint8(G(to_tensor(lr).to(device)))
+                    for version, G in sorted(networks.items())
+                }
+                rows.append(sample_row(photo, results, busiest_crop(lr, size), size))
+    return grid(rows)
+
+
+if __name__ == "__main__":
+    tyro.cli(comments_as_help(cyclegan_evidence))

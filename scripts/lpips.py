@@ -1,0 +1,31 @@
+"""LPIPS (Zhang et al. 2018, arXiv 1801.03924), where its weights are on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torchvision.models import AlexNet_Weights
+
+
+def load_lpips(device: torch.device) -> tuple[Callable | None, str]:
+    """Return the distance (AlexNet) and "", or None and why it cannot be had.
+
+    The distance takes two images (1, 3, H, W) in [0, 1] and gives a float, 0 for equal ones.
+    Nothing is downloaded.
+    """
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    except ImportError:
+        return None, "LPIPS is left out: pip install torchmetrics"
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not file.exists():
+        return None, f"LPIPS is left out: AlexNet's weights are not here, fetch {url} to {file}"
+    metric = LearnedPerceptualImagePatchSimilarity("alex", normalize=True).to(device)
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+        return metric(a.to(device), b.to(device)).item()
+
+    return distance, ""

@@ -231,7 +231,7 @@ def _measure(
             sr = to_uint8(G(to_tensor(lr).to(device))) if G else bicubic
             a, b = to_tensor(sr), to_tensor(hr)
             psnr_y, ssim_y = psnr_ssim_y(a, b)
-            channels = [np.corrcoef(sr[..., c].flat, bicubic[..., c].flat)[0, 1] for c in range(3)]
+            channels = [_correlation(sr[..., c], bicubic[..., c]) for c in range(3)]
             detail = [_detail(x).square().mean().sqrt() for x in (a, b)]
             values = {
                 "psnr_y": psnr_y,
@@ -248,6 +248,11 @@ def _measure(
         means["correlation"] = min(figures["correlation"])
         rows.append({"network": title, "track": track, "seed": seed, "test": name} | means)
     return rows
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Pearson's correlation of two images; 0 where one of them is of one value."""
+    return float(np.corrcoef(a.flat, b.flat)[0, 1]) if a.std() and b.std() else 0.0
 
 
 def _detail(image: torch.Tensor) -> torch.Tensor:

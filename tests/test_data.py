@@ -229,6 +229,13 @@ def test_program_that_leaves_its_batches_open_ends_all_the_same(dataset):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_leave_torchs_random_numbers_alone(crops, workers):
+    before = torch.get_rng_state()
+    first_batches(crops, workers)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_batches_can_be_entered_at_any_step(crops):
     expected = first_batches(crops, 0, n=8)
     for a, b in zip(expected[5:], first_batches(crops, 0, first_step=5, n=3), strict=True):

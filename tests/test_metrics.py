@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from common.images import read_image, to_tensor, to_uint8
-from common.metrics import luma, psnr, psnr_ssim_y, ssim
+from common.metrics import lr_psnr, luma, psnr, psnr_ssim_y, ssim
 from common.resize import imresize
 from tests.conftest import SKIMAGE_DATA
 
@@ -66,3 +66,11 @@ def test_tensor_and_pixels_convert_into_each_other():
     np.testing.assert_array_equal(to_uint8(to_tensor(pixels)), pixels)
     beyond = torch.tensor([-1.0, 0.5, 2.0]).view(3, 1, 1)
     assert to_uint8(beyond).flatten().tolist() == [0, 128, 255]
+
+
+def test_lr_psnr_by_hand():
+    sr = np.full((32, 40, 3), 100, np.uint8)
+    # Off by 10 everywhere: 10 log10(255^2 / 100)
+    assert lr_psnr(sr, np.full((8, 10, 3), 110, np.uint8)) == pytest.approx(28.1308, abs=1e-3)
+    photo = read_image(SKIMAGE_DATA / "chelsea.png")[:120, :160]
+    assert lr_psnr(photo, imresize(photo, 1 / 4)) == float("inf")

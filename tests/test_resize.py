@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from common.images import read_image
-from common.resize import imresize
+from common.resize import imresize, resize
 from tests.conftest import SKIMAGE_DATA
 
 
-def matlab_imresize(image: np.ndarray, factor: float) -> np.ndarray:
+def matlab_imresize(image: np.ndarray, factor: float, to_8_bits: bool = True) -> np.ndarray:
     """MATLAB's algorithm written out: output u samples input (u + 0.5) / factor - 0.5 with Keys'
     kernel, stretched by the factor when it shrinks; weights normalised, indices clamped to the
-    border, rows first, each direction rounded to 8 bits."""
+    border, rows first, each direction rounded to 8 bits (or not at all)."""
 
     def kernel(x: float) -> float:
         x = abs(x)
@@ -33,10 +34,10 @@ def matlab_imresize(image: np.ndarray, factor: float) -> np.ndarray:
             weights /= weights.sum()
             for tap, weight in zip(taps, weights, strict=True):
                 out[u] += weight * pixels[min(max(tap, 0), n - 1)]
-        return np.clip(np.floor(out + 0.5), 0, 255)
+        return np.clip(np.floor(out + 0.5), 0, 255) if to_8_bits else out
 
-    rows = along_rows(image.astype(float))
-    return along_rows(rows.swapaxes(0, 1)).swapaxes(0, 1).astype(np.uint8)
+    out = along_rows(along_rows(image.astype(float)).swapaxes(0, 1)).swapaxes(0, 1)
+    return out.astype(np.uint8) if to_8_bits else out
 
 
 @pytest.mark.parametrize("name", ["astronaut.png", "motorcycle_left.png", "chelsea.png"])
@@ -75,3 +76,19 @@ def test_constant_image_stays_constant():
     image = np.full((20, 24, 3), 201, np.uint8)
     assert (imresize(image, 1 / 4) == 201).all()
     assert (imresize(image, 4) == 201).all()
+
+
+@pytest.mark.parametrize("factor", [1 / 4, 1 / 2, 2, 4])
+def test_resize_of_floats_is_the_same_without_rounding(factor):
+    photo = read_image(SKIMAGE_DATA / "chelsea.png")[100:140, 120:168]
+    images = torch.tensor(photo / 255).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
+    expected = matlab_imresize(photo, factor, to_8_bits=False) / 255
+    result = resize(images, factor)
+    assert result.shape == (2, 3, *expected.shape[:2])
+    np.testing.assert_allclose(result[1].permute(1, 2, 0).numpy(), expected, atol=1e-6)
+
+
+def test_gradients_pass_through_resize():
+    images = torch.rand(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: resize(x, 1 / 4), images)
+    assert torch.autograd.gradcheck(lambda x: resize(x, 2), images)

@@ -198,18 +198,126 @@ def test_least_squares_by_hand():
     assert v1.least_squares(scores, 0).item() == pytest.approx((1 + 0.25 + 0 + 4) / 4)
 
 
-@pytest.mark.parametrize("script", [v2])
-def test_stored_image_is_rounded_and_lets_gradients_pass(script):
+def test_stored_image_is_rounded_and_lets_gradients_pass():
     image = torch.tensor([-0.1, 0.1, 0.5, 1.2]).view(1, 1, 2, 2).requires_grad_()
-    stored = script.as_stored(image, 0.0)
+    stored = v2.as_stored(image, 0.0)
     assert (stored * 255).flatten().tolist() == pytest.approx([0, 26, 128, 255], abs=1e-4)
     (stored * torch.tensor([1.0, 2, 3, 4]).view(1, 1, 2, 2)).sum().backward()
     assert image.grad.flatten().tolist() == [1, 2, 3, 4]
     torch.manual_seed(0)
     gray = torch.full((1, 3, 200, 200), 0.5)
-    noise = script.as_stored(gray, 2 / 255) - gray
+    noise = v2.as_stored(gray, 2 / 255) - gray
     # Rounding adds 1/12 of a step's square to the noise's variance.
     assert (noise.std() * 255).item() == pytest.approx((4 + 1 / 12) ** 0.5, rel=0.02)
+
+
+def test_third_versions_stored_image_is_rounded():
+    image = torch.tensor([-0.1, 0.1, 0.5, 1.2])
+    assert (v3.as_stored(image) * 255).tolist() == pytest.approx([0, 26, 128, 255], abs=1e-4)
+
+
+def test_high_frequencies_are_what_scaling_down_loses():
+    flat = torch.rand(2, 3, 1, 1).expand(2, 3, 32, 32)
+    for factor in (2, 4):
+        seen = v3.high_frequencies(flat, factor)
+        torch.testing.assert_close(seen, torch.full_like(seen, 0.5), atol=1e-5, rtol=0)
+    checkerboard = torch.arange(32).add(torch.arange(32)[:, None]).remainder(2).float()
+    seen = v3.high_frequencies(checkerboard.expand(1, 3, 32, 32), 2)  # its mean, 0.5, is low
+    torch.testing.assert_close(seen[..., 8:-8, 8:-8], checkerboard[8:-8, 8:-8].expand(1, 3, 16, 16))
+
+
+def test_relativistic_loss_by_hand():
+    real, fake = torch.tensor([[2.0], [0.0]]), torch.tensor([[1.0], [-1.0]])
+    # Means 1 and 0. Real above 0 by 2 and 0, wanted 1; fake above 1 by 0 and -2, wanted -1.
+    loss = v3.discriminator_loss(real, fake, relativistic=True).item()
+    assert loss == pytest.approx(((1 + 1) / 2 + (1 + 1) / 2) / 2)
+    loss = v3.discriminator_loss(real, fake).item()
+    assert loss == pytest.approx(((1 + 1) / 2 + (1 + 1) / 2) / 2)
+    far = v3.discriminator_loss(real + 9, fake + 9, relativistic=True).item()
+    assert far == pytest.approx(1)  # the level does not matter
+
+    def D(scores):
+        return scores
+
+    # A generator wants it the other way round: fake above real by 1.
+    for_generator = v3.generator_loss(D, fake, real, relativistic=True).item()
+    assert for_generator == pytest.approx(((0 - 1) ** 2 + (-2 - 1) ** 2 + 3**2 + 1**2) / 4)
+    assert v3.generator_loss(D, fake, real).item() == pytest.approx((0 + 4) / 2)
+
+
+def test_gradient_penalty_by_hand():
+    class Sum(nn.Module):
+        def forward(self, x):  # its gradient is 3 in each of 2 * 2 * 2 values
+            return 3 * x.sum((1, 2, 3), keepdim=True)
+
+    assert v3.gradient_penalty(Sum(), torch.rand(5, 2, 2, 2)).item() == pytest.approx(8 * 9 / 2)
+
+
+SWITCHES = [
+    {"back_projections": 0},
+    {"noise_channel": False},
+    {"high_frequencies_only": False},
+    {"relativistic": True},
+    {"r1_weight": 1.0, "r1_every": 2},
+    {"lambda_consistency": 0.0},
+    {"lambda_low": 0.0},
+    {"low_factor": 4},
+    {"lambda_identity": 1.0},
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_each_switch_of_the_third_version_changes_the_result(dataset, runs, tmp_path, switch):
+    run = train("v3", dataset, tmp_path, **switch)
+    name = "D_LR.pth" if "r1_weight" in switch else "F_HR2LR.pth"
+    name = "G_LR2HR.pth" if {"back_projections", "lambda_consistency"} & set(switch) else name
+    assert not same_weights(run / name, runs["v3"] / name)
+
+
+def test_cycle_holds_f_fixed_in_the_third_version(dataset, tmp_path):
+    """Without its own losses F gets no gradient: neither the cycle nor G's losses reach it."""
+    off = {"lambda_gan_lr": 0.0, "lambda_low": 0.0}
+    run = train("v3", dataset, tmp_path, **off)
+    torch.manual_seed(0)
+    v3.GeneratorSR(4)
+    start = v3.GeneratorDown(4, noise_channel=True).state_dict()
+    trained = checkpoint.load(run / "F_HR2LR.pth")
+    assert all(torch.equal(trained[key], start[key]) for key in start)
+
+
+def test_perceptual_loss_is_used_with_local_weights(dataset, runs, vgg_file, tmp_path):
+    settings = {"perceptual_weight": 1.0, "vgg_weights": vgg_file}
+    run = train("v3", dataset, tmp_path, **settings)
+    assert float(rows_of(run)[0]["loss_perceptual"]) > 0
+    assert not same_weights(run / "G_LR2HR.pth", runs["v3"] / "G_LR2HR.pth")
+    with pytest.raises(ValueError, match=r"no\.pth: there is no such file"):
+        train("v3", dataset, tmp_path / "b", perceptual_weight=1.0, vgg_weights="no.pth")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_versions_train_in_bfloat16_and_channels_last(
+    dataset, runs, tmp_path, monkeypatch, version
+):
+    """What a GPU does, on the CPU."""
+    script = VERSIONS[version]
+
+    def to_device(*args):
+        return [x.to(memory_format=torch.channels_last) for x in original(*args)]
+
+    original = script.to_device
+    monkeypatch.setattr(script, "to_device", to_device)
+    monkeypatch.setattr(script, "place", lambda n, d: n.to(memory_format=torch.channels_last))
+    monkeypatch.setattr(script, "autocast", lambda d: torch.autocast("cpu", torch.bfloat16))
+    run = train(version, dataset, tmp_path)
+    assert checkpoint.load(run / "F_HR2LR.pth")["out_conv.weight"].dtype == torch.float32
+    losses = [float(rows_of(r)[-1]["loss_cycle_hr"]) for r in (run, runs[version])]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_versions_train_on_cuda(dataset, tmp_path, version):
+    assert len(rows_of(train(version, dataset, tmp_path, device="cuda"))) == 2
 
 
 def test_rate_falls_linearly_in_the_second_half(dataset, tmp_path):

@@ -15,7 +15,26 @@ Minutes on two cores, on built-in photos:
         --learning-rate 1e-3 --n-epochs 2 --steps-per-epoch 100 --out-dir runs/cyclegan_v3
 For LR photos that were not made by bicubic (noise, blur, JPEG), add --back-projections 0.
 
-DIFFERENCES
+Differences from version 2:
+- Pseudo-supervision (lambda_cycle): in the cycle from HR, F is held fixed. G learns from the pairs
+  (F(hr), hr) as if they were real ones, and F has no reason left to hide anything for G in F(hr),
+  which therefore needs no noise. Where LR is made by bicubic, F stays bicubic, and this comes close
+  to supervised training; where it is not, F has to find out how LR looks, and does.
+- The cycle from LR is left out: F's errors in it, early on, taught G to do nothing, and it is the
+  most expensive part of a step. G is held to its LR photo in the low frequencies instead, where
+  blur and noise change little (lambda_consistency, low_factor).
+- Both discriminators see only the high frequencies, so that G and F cannot please them by colours
+  or shifts; an L1 loss holds F to bicubic in the low ones (high_frequencies_only, lambda_low).
+- F gets a channel of random numbers to make noise from (noise_channel).
+- G's result is projected back onto its LR photo, where that was made by bicubic (back_projections).
+- Each generator has its own adversarial weight (lambda_gan_hr, lambda_gan_lr): F has no other
+  teacher, G has a better one.
+Tried and off: a relativistic loss (relativistic) and R1 (r1_weight). A perceptual loss between
+G(F(hr)) and hr needs VGG19's weights, so it is off too (perceptual_weight); a warm-up of F before
+G's first pair left G with nothing but noise to follow, so there is none.
+
+Differences from the papers that remain: as in version 1, generators that change the size, no
+instance norm, a small batch, the identity loss by way of bicubic resizing and off.
 """
 
 from __future__ import annotations

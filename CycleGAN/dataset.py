@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +39,14 @@ def unpaired_photos(
             measure on, or nothing is left to train on.
     """
     folders = choose_folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
-    lr, hr = ({_scene(path): path for path in list_images(f)} for f in (folders.lr, folders.hr))
+    lr, hr = _by_scene(folders.lr), _by_scene(folders.hr)
     both = sorted(lr.keys() & hr.keys())
     for scene in both:
-        (h, w), (hr_h, hr_w) = image_size(lr[scene]), image_size(hr[scene])
+        (h, w), (hr_h, hr_w) = image_size(lr[scene][0]), image_size(hr[scene][0])
         if h * w >= hr_h * hr_w:
             raise ValueError(
-                f"{lr[scene]} is {w}x{h} and {hr[scene]} is {hr_w}x{hr_h}, expected the HR photo "
-                "to be the larger: are the two folders swapped?"
+                f"{lr[scene][0]} is {w}x{h} and {hr[scene][0]} is {hr_w}x{hr_h}, expected the HR "
+                "photo to be the larger: are the two folders swapped?"
             )
     if folders.valid_lr is not None:
         valid = list_pairs(folders.valid_lr, folders.valid_hr)[:n_valid]
@@ -59,7 +60,7 @@ def unpaired_photos(
         n_valid = min(n_valid, max(1, len(both) // 10))
         print(f"no validation folders: the last {n_valid} of {len(both)} photos are held out")
         both, held_out = both[:-n_valid], both[-n_valid:]
-        valid = [(lr.pop(scene), hr.pop(scene)) for scene in held_out]
+        valid = [(lr.pop(scene)[0], hr.pop(scene)[0]) for scene in held_out]
     for scene in both[1::2]:
         del lr[scene]
     for scene in both[::2]:
@@ -69,12 +70,18 @@ def unpaired_photos(
             f"{folders.lr} and {folders.hr} hold only {', '.join(both)}: unpaired training needs "
             "two photos or more"
         )
-    return list(lr.values()), list(hr.values()), valid
+    return list(chain.from_iterable(lr.values())), list(chain.from_iterable(hr.values())), valid
 
 
-def _scene(path: Path) -> str:
-    """Return a photo's name without the mark of the scale: `0001` for `0001x4.png`."""
-    return re.sub(r"x4(m|d|w\d)?$", "", path.stem)
+def _by_scene(folder: Path) -> dict[str, list[Path]]:
+    """Return a folder's photos by name without the mark of the scale: `0001` for `0001x4.png`.
+
+    There are several of one scene in DIV2K's wild track: `0001x4w1.png`, ...
+    """
+    scenes: dict[str, list[Path]] = {}
+    for path in list_images(folder):
+        scenes.setdefault(re.sub(r"x4(m|d|w\d)?$", "", path.stem), []).append(path)
+    return scenes
 
 
 class UnpairedPhotos(Dataset):

@@ -217,6 +217,16 @@ def test_photos_of_different_names_are_all_used(dataset, tmp_path):
         )
 
 
+def test_several_lr_photos_of_a_scene_are_all_used(dataset, tmp_path):
+    (tmp_path / "lr").mkdir()
+    for path in list_images(dataset.lr):
+        for w in "1234":
+            shutil.copy(path, tmp_path / "lr" / f"{path.stem}w{w}.png")
+    lr, hr, _ = unpaired_photos(tmp_path / "lr", *folders_of(dataset)[1:], n_valid=1)
+    assert Counter(path.stem[:4] for path in lr) == {"0000": 4, "0002": 4, "0004": 4}
+    assert scenes(hr) == {"0001", "0003"}
+
+
 def test_swapped_or_missing_folders_are_named(dataset):
     lr, hr, valid_lr, valid_hr = folders_of(dataset)
     with pytest.raises(ValueError, match=r"expected the HR photo to be the larger.*swapped"):

@@ -12,12 +12,27 @@ import pytest
 
 from common.images import list_pairs, read_image
 from common.pictures import busiest_crop, grid
+from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
+from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
+from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from ESRGAN.train_esrgan import train_esrgan
 from scripts import benchmark
+from scripts.builtin_photos import builtin_photos
+from scripts.cyclegan_evidence import cyclegan_evidence
+from scripts.prepare_dataset import prepare_dataset
 from scripts.quickstart import quickstart, table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+README_PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+FUNCTIONS = {
+    "ESRGAN/train_esrgan.py": train_esrgan,
+    "CycleGAN/CycleGAN_w_v1/CycleGAN.py": v1.train_cyclegan_sr,
+    "CycleGAN/CycleGAN_w_v2/CycleGAN2.py": v2.train_cyclegan_sr,
+    "CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py": v3.train_cyclegan_sr,
+    "scripts/prepare_dataset.py": prepare_dataset,
+    "scripts/cyclegan_evidence.py": cyclegan_evidence,
+}
 
 
 def test_quickstart_goes_from_photos_to_a_picture_and_can_be_run_again(tmp_path, capsys):
@@ -75,7 +90,11 @@ def test_benchmark_of_training_measures_both_sides(capsys):
         ("common/div2k.py", "track {bicubic,unknown,mild,difficult,wild}"),
         ("scripts/prepare_dataset.py", "split {train,valid} which of DIV2K's folders"),
         ("scripts/benchmark.py", "data"),
-        ("scripts/builtin_photos.py", "PATH"),
+        ("scripts/builtin_photos.py", "degradation {bicubic,realistic}"),
+        ("scripts/cyclegan_evidence.py", "jobs INT runs at once"),
+        ("CycleGAN/CycleGAN_w_v1/CycleGAN.py", "lambda-cycle FLOAT L1 of both cycles (paper)"),
+        ("CycleGAN/CycleGAN_w_v2/CycleGAN2.py", "ema-decay FLOAT a step, of the averaged G"),
+        ("CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py", "low-factor INT"),
         ("scripts/quickstart.py", "steps-per-epoch INT"),
     ],
 )
@@ -87,7 +106,8 @@ def test_scripts_start_from_any_directory_and_explain_their_flags(script, says, 
 
 
 def test_importing_a_script_does_nothing_else(tmp_path):
-    code = "import ESRGAN.train_esrgan, scripts.quickstart, scripts.benchmark, common.div2k"
+    modules = [path.removesuffix(".py").replace("/", ".") for path in FUNCTIONS]
+    code = f"import {', '.join(modules)}, scripts.quickstart, scripts.benchmark, common.div2k"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -116,13 +136,15 @@ def test_readme_names_files_and_flags_that_exist():
         assert (ROOT / path).exists(), path
     for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).exists(), path
-    parameters = set(train_esrgan.__kwdefaults__)
-    commands = re.findall(
-        r"python ESRGAN/train_esrgan\.py((?: |\\\n)[^`]*?)(?=\n\w|\n```|`)", README
-    )
-    flags = [flag for command in commands for flag in re.findall(r"--([\w-]+)", command)]
-    names = {flag.removeprefix("no-").replace("-", "_") for flag in flags}
-    assert "n_blocks" in names and names <= parameters | {"help"}
+    commands = re.findall(r"python ([\w./]+\.py)((?: |\\\n)[^`]*?)(?=\n\w|\n```|`)", README)
+    seen = set()
+    for path, arguments in commands:
+        if path in FUNCTIONS:
+            flags = re.findall(r"--([\w-]+)", arguments)
+            names = {flag.removeprefix("no-").replace("-", "_") for flag in flags}
+            assert names <= FUNCTIONS[path].__kwdefaults__.keys() | {"help"}, path
+            seen |= names
+    assert {"n_blocks", "degradation", "ablation"} <= seen
 
 
 def test_readme_python_runs(tmp_path, dataset, monkeypatch):
@@ -131,9 +153,7 @@ def test_readme_python_runs(tmp_path, dataset, monkeypatch):
 
     from ESRGAN import model
 
-    (block,) = [
-        b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "load_state_dict" in b
-    ]
+    (block,) = [b for b in README_PYTHON if "GeneratorRRDB" in b]
     settings = {"n_blocks": 1, "n_features": 8, "growth": 4, "patch_size": 32, "n_epochs": 1}
     settings |= {"n_epochs_gan": 0, "steps_per_epoch": 1, "workers": 0, "device": "cpu"}
     run = train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "run")
@@ -145,3 +165,19 @@ def test_readme_python_runs(tmp_path, dataset, monkeypatch):
     names: dict = {}
     exec(block, names)
     assert isinstance(names["sr"], torch.Tensor) and names["sr"].shape[1] == 3
+
+
+def test_readme_loads_a_cyclegan(tmp_path, dataset):
+    (block,) = [b for b in README_PYTHON if "CycleGAN" in b]
+    settings = {"lr_size": 24, "hr_size": 96, "n_epochs": 1, "steps_per_epoch": 1, "device": "cpu"}
+    run = v3.train_cyclegan_sr(**dataset.folders(), **settings, workers=0, out_dir=tmp_path / "run")
+    names: dict = {}
+    exec(block.replace("CycleGAN/CycleGAN_w_v3/runs/default", run.as_posix()), names)
+    assert names["G"].back_projections == 2
+
+
+def test_builtin_photos_come_in_both_degradations(tmp_path):
+    folders = builtin_photos(out=tmp_path, degradation="realistic")
+    assert [len(list(folder.iterdir())) for folder in folders] == [13, 13, 2, 2]
+    assert folders[0] == tmp_path / "DIV2K_train_LR_realistic" / "X4"
+    assert len(list_pairs(*folders[2:])) == 2

@@ -393,6 +393,17 @@ def test_script_runs_from_any_directory(dataset, tmp_path, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_script_can_be_imported_from_within_its_folder(version):
+    path = Path(VERSIONS[version].__file__)
+    names = "GeneratorSR, GeneratorDown, Discriminator, ResidualBlock, train_cyclegan_sr"
+    code = f"from {path.stem} import {names}; print(GeneratorSR(4).conv1)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=path.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "Conv2d(3, 4" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_docstring_names_flags_that_exist(version):
     script = VERSIONS[version]
     names = {flag.replace("-", "_") for flag in re.findall(r" --(?:no-)?([\w-]+)", script.__doc__)}

@@ -62,7 +62,7 @@ CHANGES = {
         "crops at native scale": {"native_scale": False},
         "residual over bicubic": {"residual": False},
         "LR consistency": {"lambda_consistency": 0.0},
-        "adversarial weight 0.1": {"lambda_gan": 1.0},
+        "adversarial weight 0.03": {"lambda_gan": 1.0},
         "F(hr) in 8 bits with noise": {"store_fake_lr": False},
         "D_LR: spectral norm, strides 1, 2, 1": {
             "spectral_norm": False,
@@ -72,7 +72,7 @@ CHANGES = {
     },
     "v3": {
         "F held fixed in the cycle, none from LR": {},
-        "adversarial weights 0.003 and 1": {"lambda_gan_hr": 0.1, "lambda_gan_lr": 0.1},
+        "adversarial weights 0.003 and 1": {"lambda_gan_hr": 0.03, "lambda_gan_lr": 0.03},
         "high frequencies to D, low ones to L1": {
             "high_frequencies_only": False,
             "lambda_low": 0.0,

@@ -120,12 +120,8 @@ def train_cyclegan_sr(
             f"lr_size {lr_size}, hr_size {hr_size}: expected lr_size 24 or more (the LR "
             "discriminator's strides need it) and hr_size 4 times as much"
         )
-    if (
-        seed < 0
-        or min(batch_size, n_valid) < 1
-        or (steps_per_epoch or 1) < 1
-        or steps_per_epoch == 0
-    ):
+    counts = (batch_size, n_valid, 1 if steps_per_epoch is None else steps_per_epoch)
+    if seed < 0 or min(counts) < 1:
         raise ValueError(
             f"seed {seed}, batch_size {batch_size}, n_valid {n_valid}, steps_per_epoch "
             f"{steps_per_epoch}: expected seed 0 or more, the others 1 or more"

@@ -117,7 +117,7 @@ def train_cyclegan_sr(
     lambda_cycle: float = 10.0,  # L1 of both cycles (paper)
     lambda_identity: float = 0.0,  # L1(F(up(lr)), lr) + L1(down(G(lr)), lr); 0: off
     lambda_consistency: float = 10.0,  # L1(down(G(lr)), lr)
-    lambda_gan: float = 0.1,  # of both adversarial terms
+    lambda_gan: float = 0.03,  # of both adversarial terms
     store_fake_lr: bool = True,  # F(hr) is rounded to 8 bits before G sees it
     fake_lr_noise: float = 1 / 255,  # standard deviation of noise added before that
     pool_size: int = 50,  # earlier fakes of each kind shown to the discriminators (paper); 0: none
@@ -150,12 +150,8 @@ def train_cyclegan_sr(
             f"lr_size {lr_size}, hr_size {hr_size}: expected lr_size 24 or more (the LR "
             "discriminator's strides need it) and hr_size 4 times as much"
         )
-    if (
-        seed < 0
-        or min(batch_size, n_valid) < 1
-        or (steps_per_epoch or 1) < 1
-        or steps_per_epoch == 0
-    ):
+    counts = (batch_size, n_valid, 1 if steps_per_epoch is None else steps_per_epoch)
+    if seed < 0 or min(counts) < 1:
         raise ValueError(
             f"seed {seed}, batch_size {batch_size}, n_valid {n_valid}, steps_per_epoch "
             f"{steps_per_epoch}: expected seed 0 or more, the others 1 or more"

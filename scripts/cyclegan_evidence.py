@@ -4,9 +4,9 @@
 
 PHOTOS and the test folders hold HR photos; the LR photos of both tracks, bicubic and realistic, are
 made from them. Without: DIV2K's training and validation photos. Each version is trained once for
-each seed on the same photos, for the same number of generator updates; `--ablation` names tracks
-on which what lies between the versions is trained too, the changes added one at a time. A run that
-was interrupted is resumed, a complete one is only measured again.
+each seed on the same photos, for the same number of generator updates; `--ablation v2 v3` also
+trains what lies before these versions, with the first seed, their changes added one at a time. A
+run that was interrupted is resumed, a complete one is only measured again.
 
 Written to OUT: evidence.md (tables), evidence.csv (each network, each test folder), evidence.png,
 and the folder of each run.
@@ -104,7 +104,7 @@ def cyclegan_evidence(
     test: tuple[Path, ...] = (),  # folders of HR photos to measure on; none: DIV2K's validation
     tracks: tuple[Track, ...] = ("bicubic", "realistic"),
     seeds: tuple[int, ...] = (0, 1, 2),
-    ablation: tuple[Track, ...] = (),  # also train what lies between the versions, first seed
+    ablation: tuple[Literal["v2", "v3"], ...] = (),  # versions whose changes are taken apart
     n_features: int = 64,  # channels of the networks' first layers (full size: 64)
     lr_size: int = 64,  # pixels of LR images (full size: 64)
     batch_size: int = 4,
@@ -133,7 +133,7 @@ def cyclegan_evidence(
         first = next(iter(test_pairs[track].values()))[0]
         data = {"hr_folder": hr_folder, "lr_folder": lr_folder, "n_valid": 5}
         data |= {"valid_hr_folder": first[1].parent, "valid_lr_folder": first[0].parent}
-        for title, version, seed, settings in _plan(track, seeds, track in ablation):
+        for title, version, seed, settings in _plan(track, seeds, ablation):
             name = "".join(c if c.isalnum() else "_" for c in title)
             folder = out / track / f"{name}_{seed}"
             runs.append(Run(title, version, track, seed, data | sizes | settings, folder))
@@ -167,7 +167,9 @@ def cyclegan_evidence(
     return out
 
 
-def _plan(track: str, seeds: tuple[int, ...], ablation: bool) -> list[tuple[str, str, int, dict]]:
+def _plan(
+    track: str, seeds: tuple[int, ...], ablation: tuple[str, ...]
+) -> list[tuple[str, str, int, dict]]:
     """Return (title, version, seed, settings) of each run of a track."""
     plan: list[tuple[str, str, int, dict]] = [("v1", "v1", seed, {}) for seed in seeds]
     for version, changes in CHANGES.items():
@@ -175,11 +177,11 @@ def _plan(track: str, seeds: tuple[int, ...], ablation: bool) -> list[tuple[str,
         steps = [
             (title, off) for title, off in changes.items() if not off or off.items() - base.items()
         ]
-        for n, (title, _) in enumerate(steps[:-1] if ablation else [], 1):
+        for n, (title, _) in enumerate(steps[:-1] if version in ablation else [], 1):
             without = {name: value for _, off in steps[n:] for name, value in off.items()}
             plan.append((f"+ {title}", version, seeds[0], base | without))
         plan += [(version, version, seed, base) for seed in seeds]
-    if ablation:
+    if "v3" in ablation:
         base = REALISTIC["v3"] if track == "realistic" else {}
         plan += [(title, "v3", seeds[0], base | on) for title, on in TRIED.items()]
     return plan

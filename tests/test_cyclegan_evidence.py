@@ -42,7 +42,7 @@ def test_evidence_trains_and_measures_all_versions_on_both_tracks(dataset, tmp_p
 
 
 def test_ablation_adds_the_changes_one_at_a_time():
-    plan = script._plan("bicubic", (5, 6), ablation=True)
+    plan = script._plan("bicubic", (5, 6), ("v2", "v3"))
     titles = [title for title, *_ in plan]
     changes = [f"+ {title}" for version in ("v2", "v3") for title in script.CHANGES[version]]
     assert titles == [
@@ -58,8 +58,10 @@ def test_ablation_adds_the_changes_one_at_a_time():
         for change in script.CHANGES[version].values():
             assert all(defaults[name] != value for name, value in change.items())
     # What a track leaves out anyway is no step of its own.
-    titles = [title for title, *_ in script._plan("realistic", (0,), ablation=True)]
+    titles = [title for title, *_ in script._plan("realistic", (0,), ("v2", "v3"))]
     assert not any("back-projection" in title or "LR consistency" in title for title in titles)
+    titles = [title for title, *_ in script._plan("bicubic", (0,), ("v2",))]
+    assert titles == ["v1", *changes[:6], "v2", "v3"]
 
 
 class Inverted(torch.nn.Module):

@@ -118,7 +118,7 @@ class UnpairedPhotos(Dataset):
                     if min(h, w) < size:
                         raise ValueError(
                             f"{path} is {w}x{h}, smaller than a crop of {size}x{size}: lower "
-                            "patch_size or take the photo out"
+                            "lr_size and hr_size or take the photo out"
                         )
             self.photos = PixelStore(lr_paths), PixelStore(hr_paths)
         else:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import glob
 import json
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -149,5 +151,16 @@ def in_processes(function, jobs: list, n_processes: int | None = None) -> Iterat
     if n_processes == 0:
         yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(n_processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(n_processes, initializer=_begin_worker) as pool:
         yield from pool.map(function, jobs)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Leave when the process that wants the results is gone (killed), or nobody would end this."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

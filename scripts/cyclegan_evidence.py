@@ -16,8 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -35,6 +39,7 @@ from common.div2k import download_div2k
 from common.files import written_whole
 from common.flags import comments_as_help
 from common.images import list_pairs, read_image, to_tensor, to_uint8, write_image
+from common.log import write_log
 from common.metrics import lr_psnr, luma, psnr_ssim_y
 from common.pictures import busiest_crop, grid
 from common.pixel_store import in_processes
@@ -86,7 +91,18 @@ TRIED = {
     "v3, relativistic": {"relativistic": True},
     "v3, R1": {"r1_weight": 1.0},
 }
-FIGURES = ("psnr_y", "ssim_y", "lr_psnr", "sharpness", "correlation", "lpips", "seconds")
+FIGURES = {  # in the CSV: title and digits in the table
+    "psnr_y": ("PSNR-Y", 2),
+    "ssim_y": ("SSIM-Y", 4),
+    "lr_psnr": ("LR-PSNR", 1),
+    "sharpness": ("sharpness", 2),
+    "correlation": ("correlation", 2),
+    "lpips": ("LPIPS", 4),
+    "seconds": ("seconds", 0),
+}
+
+
+Pairs = list[tuple[Path, Path]]
 
 
 class Run(NamedTuple):
@@ -115,56 +131,82 @@ def cyclegan_evidence(
     out: Path = ROOT / "CycleGAN" / "runs" / "evidence",
     device: str = "cuda",  # without a GPU the CPU is taken
 ) -> Path:
-    """Train, measure and write; return the folder with the results."""
+    """Train, measure and write; return the folder with the results.
+
+    Raises:
+        ValueError: `out` holds runs with other settings, or two test folders have one name.
+    """
     where = choose_device(device)
-    train_photos = photos or download_div2k("div2k")[0]
-    test_photos = test or (download_div2k("div2k", split="valid")[0],)
+    photos = photos or download_div2k("div2k")[0]
+    test = test or (download_div2k("div2k", split="valid")[0],)
     sizes = {"n_features": n_features, "lr_size": lr_size, "hr_size": 4 * lr_size}
     sizes |= {"batch_size": batch_size, "n_epochs": n_epochs, "steps_per_epoch": steps_per_epoch}
-    sizes |= {"learning_rate": learning_rate, "device": where.type, "workers": 0, "resume": True}
-    runs, test_pairs = [], {}
+    sizes |= {"learning_rate": learning_rate}
+    _refuse_other_settings(out, sizes | {"photos": str(photos), "test": [str(f) for f in test]})
+    tests = {f.parent.name if f.name.lower() == "hr" else f.name: f for f in test}
+    if len(tests) < len(test):
+        raise ValueError(f"two test folders of one name: {', '.join(map(str, test))}")
+
+    runs: list[Run] = []
+    pairs: dict[str, dict[str, Pairs]] = {}  # of each track and test folder
     for track in tracks:
-        hr_folder, lr_folder = prepare_dataset(train_photos, out / "data", degradation=track)
-        test_pairs[track] = {}
-        for folder in test_photos:
-            name = folder.parent.name if folder.name.lower() == "hr" else folder.name
-            hr, lr = prepare_dataset(folder, out / "data" / name, split="valid", degradation=track)
-            test_pairs[track][name] = list_pairs(lr, hr)
-        first = next(iter(test_pairs[track].values()))[0]
+        hr_folder, lr_folder = prepare_dataset(photos, out / "data", degradation=track)
         data = {"hr_folder": hr_folder, "lr_folder": lr_folder, "n_valid": 5}
-        data |= {"valid_hr_folder": first[1].parent, "valid_lr_folder": first[0].parent}
-        for title, version, seed, settings in _plan(track, seeds, ablation):
+        pairs[track] = {}
+        for name, folder in tests.items():
+            hr, lr = prepare_dataset(folder, out / "data" / name, split="valid", degradation=track)
+            pairs[track][name] = list_pairs(lr, hr)
+            data = {"valid_hr_folder": hr, "valid_lr_folder": lr} | data  # (the first folder's)
+        data |= sizes | {"device": where.type, "workers": 0, "resume": True}
+        for title, version, seed, changes in _plan(track, seeds, ablation):
             name = "".join(c if c.isalnum() else "_" for c in title)
             folder = out / track / f"{name}_{seed}"
-            runs.append(Run(title, version, track, seed, data | sizes | settings, folder))
+            runs.append(Run(title, version, track, seed, data | changes, folder))
 
-    bar = progress_bar(total=len(runs), desc=f"training on {describe(where)}", unit="run")
-    with bar:
-        for run in in_processes(_train, runs, 0 if jobs == 1 else jobs):
-            bar.write(f"{run.track}, {run.title}, seed {run.seed}: {run.folder / 'output.txt'}")
-            bar.update()
+    try:
+        with progress_bar(total=len(runs), desc=describe(where), unit="run") as bar:
+            for run in in_processes(_train, runs, 0 if jobs == 1 else jobs):
+                bar.write(f"{run.track}, {run.title}, seed {run.seed}: {run.folder / 'output.txt'}")
+                bar.update()
+    except (KeyboardInterrupt, BrokenProcessPool):
+        sys.exit("stopped: the same command goes on where it left off")
 
     lpips, why = load_lpips(where)
     rows = []
     for track in tracks:
-        rows += _measure("bicubic", track, None, None, test_pairs, lpips, None)
+        measured = _measure(None, pairs[track], lpips)
+        rows += [{"network": "bicubic", "track": track} | row for row in measured]
         for run in (run for run in runs if run.track == track):
-            G = _load(run, n_features, where)
             with (run.folder / "log.csv").open(newline="") as file:
                 seconds = float(list(csv.DictReader(file))[-1]["seconds"])
-            rows += _measure(run.title, track, run.seed, G, test_pairs, lpips, seconds)
-    with written_whole(out / "evidence.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+            what = {"network": run.title, "track": track, "seed": run.seed, "seconds": seconds}
+            measured = _measure(_load(run, n_features, where), pairs[track], lpips)
+            rows += [what | row for row in measured]
+    write_log(out / "evidence.csv", rows)
     text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
     text += f"seeds {', '.join(map(str, seeds))}, {describe(where)}, torch {torch.__version__}\n"
     text += "".join(table(rows, track) for track in tracks) + (f"\n{why}\n" if why else "")
     with written_whole(out / "evidence.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    write_image(out / "evidence.png", _picture(runs, test_pairs, n_features, where))
+    write_image(out / "evidence.png", _picture(runs, pairs, n_features, where))
     print(f"\n{text}\n{out / 'evidence.md'}\n{out / 'evidence.png'}")
     return out
+
+
+def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Note the settings in `out`, or raise ValueError where others stand: runs would be mixed."""
+    file = out / "settings.json"
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = [f"{k} {before[k]} -> {v}" for k, v in settings.items() if before[k] != v]
+        if changed:
+            raise ValueError(
+                f"{out} holds runs with other settings ({'; '.join(changed)}): take another out "
+                "(--out), or delete it"
+            )
+        return
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _plan(
@@ -189,13 +231,18 @@ def _plan(
 
 def _train(run: Run) -> Run:
     run.folder.mkdir(parents=True, exist_ok=True)
+    train = SCRIPTS[run.version].train_cyclegan_sr
     with (
         (run.folder / "output.txt").open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
-        train = SCRIPTS[run.version].train_cyclegan_sr
-        train(**run.settings, seed=run.seed, out_dir=run.folder)
+        try:
+            train(**run.settings, seed=run.seed, out_dir=run.folder)
+        except SystemExit as stopped:  # by Ctrl-C, after saving
+            if multiprocessing.parent_process():  # a worker would begin the next run
+                os._exit(stopped.code)
+            raise
     return run
 
 
@@ -209,15 +256,11 @@ def _load(run: Run, n_features: int, device: torch.device) -> torch.nn.Module:
 
 @torch.inference_mode()
 def _measure(
-    title: str,
-    track: str,
-    seed: int | None,
     G: torch.nn.Module | None,  # None: bicubic
-    test_pairs: dict,
+    tests: dict[str, Pairs],
     lpips: Callable | None,
-    seconds: float | None,  # of training
 ) -> list[dict[str, Any]]:
-    """Return the mean figures of a network on each test folder.
+    """Return a network's figures on each test folder: means over its photos.
 
     sharpness: the strength (rms) of what LR lacks, in SR's luma over HR's: 1 is as sharp as HR.
     correlation: of SR's colour channels with bicubic's, the lowest of all photos and channels: near
@@ -225,30 +268,22 @@ def _measure(
     """
     rows = []
     device = next(G.parameters()).device if G else torch.device("cpu")
-    for name, pairs in test_pairs[track].items():
-        figures: dict[str, list[float]] = {figure: [] for figure in FIGURES}
+    for name, pairs in tests.items():
+        figures: list[dict[str, float]] = []
         for lr_path, hr_path in pairs:
-            lr, hr = read_image(lr_path), read_image(hr_path)
+            lr = read_image(lr_path)
             bicubic = imresize(lr, 4)
             sr = to_uint8(G(to_tensor(lr).to(device))) if G else bicubic
-            a, b = to_tensor(sr), to_tensor(hr)
+            a, b = to_tensor(sr), to_tensor(read_image(hr_path))
             psnr_y, ssim_y = psnr_ssim_y(a, b)
-            channels = [_correlation(sr[..., c], bicubic[..., c]) for c in range(3)]
-            detail = [_detail(x).square().mean().sqrt() for x in (a, b)]
-            values = {
-                "psnr_y": psnr_y,
-                "ssim_y": ssim_y,
-                "lr_psnr": lr_psnr(sr, lr),
-                "sharpness": (detail[0] / detail[1]).item(),
-                "correlation": min(channels),
-                "lpips": lpips(a, b) if lpips else None,
-                "seconds": seconds,
-            }
-            for figure, value in values.items():
-                figures[figure].append(value)
-        means = {k: fmean(v) if v[0] is not None else None for k, v in figures.items()}
-        means["correlation"] = min(figures["correlation"])
-        rows.append({"network": title, "track": track, "seed": seed, "test": name} | means)
+            detail = [_detail(x).square().mean().sqrt().item() for x in (a, b)]
+            values = {"psnr_y": psnr_y, "ssim_y": ssim_y, "lr_psnr": lr_psnr(sr, lr)}
+            values["sharpness"] = detail[0] / detail[1]
+            values["correlation"] = min(_correlation(sr[..., c], bicubic[..., c]) for c in range(3))
+            figures.append(values | ({"lpips": lpips(a, b)} if lpips else {}))
+        means = {figure: fmean(values[figure] for values in figures) for figure in figures[0]}
+        means["correlation"] = min(values["correlation"] for values in figures)
+        rows.append({"test": name} | means)
     return rows
 
 
@@ -265,15 +300,14 @@ def _detail(image: torch.Tensor) -> torch.Tensor:
 
 def table(rows: list[dict[str, Any]], track: str) -> str:
     """Return a track's means over the seeds as Markdown, a line for each network and folder."""
-    words = ("PSNR-Y", "SSIM-Y", "LR-PSNR", "sharpness", "correlation", "LPIPS", "seconds")
-    digits = (2, 4, 1, 2, 2, 4, 0)
-    lines = [f"\n| {track} | test | {' | '.join(words)} |", "|---" * (len(words) + 2) + "|"]
+    titles = [title for title, _ in FIGURES.values()]
+    lines = [f"\n| {track} | test | {' | '.join(titles)} |", "|---" * (len(titles) + 2) + "|"]
     rows = [row for row in rows if row["track"] == track]
     for network, name in dict.fromkeys((row["network"], row["test"]) for row in rows):
         same = [row for row in rows if (row["network"], row["test"]) == (network, name)]
         cells = []
-        for figure, n in zip(FIGURES, digits, strict=True):
-            values = [row[figure] for row in same if row[figure] is not None]
+        for figure, (_, n) in FIGURES.items():
+            values = [row[figure] for row in same if figure in row]
             cell = f"{fmean(values):.{n}f}" if values else "-"
             if figure == "psnr_y" and len(values) > 1:
                 cell += f" ({min(values):.2f} to {max(values):.2f})"
@@ -283,24 +317,26 @@ def table(rows: list[dict[str, Any]], track: str) -> str:
 
 
 @torch.inference_mode()
-def _picture(runs: list[Run], test_pairs: dict, n_features: int, device: torch.device):
-    """Return a crop of the first photos of each test folder and track: LR | bicubic | v1.. | HR."""
+def _picture(
+    runs: list[Run], pairs: dict[str, dict[str, Pairs]], n_features: int, device: torch.device
+) -> np.ndarray:
+    """Return a crop of the second photo of each test folder and track: LR | bicubic | v1.. | HR."""
     rows, size = [], 48
-    for track, folders in test_pairs.items():
+    for track, folders in pairs.items():
         networks = {
             run.version: _load(run, n_features, device)
             for run in reversed(runs)
             if run.title == run.version and run.track == track
         }
-        for name, pairs in folders.items():
-            for lr_path, hr_path in pairs[:2]:
-                lr = read_image(lr_path)
-                photo = Photo(f"{name}, {track}", lr, imresize(lr, 4), read_image(hr_path))
-                results = {
-                    version: to_uint8(G(to_tensor(lr).to(device)))
-                    for version, G in sorted(networks.items())
-                }
-                rows.append(sample_row(photo, results, busiest_crop(lr, size), size))
+        for name, photos in folders.items():
+            lr_path, hr_path = photos[min(1, len(photos) - 1)]
+            lr = read_image(lr_path)
+            photo = Photo(f"{name}, {track}", lr, imresize(lr, 4), read_image(hr_path))
+            results = {
+                version: to_uint8(G(to_tensor(lr).to(device)))
+                for version, G in sorted(networks.items())
+            }
+            rows.append(sample_row(photo, results, busiest_crop(lr, size), size))
     return grid(rows)
 
 

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -135,6 +136,35 @@ def test_store_is_left_out_with_a_note_when_the_disk_is_too_small(photos, monkey
     assert not store.file.exists()
     np.testing.assert_array_equal(store[1], read_image(paths[1]))
     assert store.sizes[1] == read_image(paths[1]).shape[:2]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_workers_end_with_a_killed_parent(tmp_path):
+    code = (
+        "import os, sys, time; from common.pixel_store import in_processes\n"
+        "def job(i): open(f'{sys.argv[1]}/{os.getpid()}', 'w').close(); time.sleep(100)\n"
+        "if __name__ == '__main__': list(in_processes(job, [1, 2], 2))\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=root)
+    deadline = time.time() + 60
+    while len(pids := [int(path.name) for path in tmp_path.iterdir()]) < 2:
+        assert time.time() < deadline
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+
+    def runs(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        status = Path(f"/proc/{pid}/stat")  # (a zombie has ended, its new parent has not looked)
+        return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
+
+    while any(map(runs, pids)):
+        assert time.time() < deadline
+        time.sleep(0.1)
 
 
 def test_store_can_be_sent_to_another_process(photos):

@@ -144,7 +144,10 @@ def test_readme_names_files_and_flags_that_exist():
             names = {flag.removeprefix("no-").replace("-", "_") for flag in flags}
             assert names <= FUNCTIONS[path].__kwdefaults__.keys() | {"help"}, path
             seen |= names
-    assert {"n_blocks", "degradation", "ablation"} <= seen
+    assert {"n_blocks", "n_features", "jobs"} <= seen
+    everywhere = {flag.replace("-", "_") for flag in re.findall(r"--(?:no-)?([a-z][\w-]+)", README)}
+    known = set().union(*(function.__kwdefaults__ for function in FUNCTIONS.values()))
+    assert {"degradation", "ablation", "resume"} <= everywhere <= known | {"help"}
 
 
 def test_readme_python_runs(tmp_path, dataset, monkeypatch):

@@ -1,7 +1,7 @@
-"""Make DIV2K's layout from any folder of photos, for training on one's own.
+r"""Make DIV2K's layout from any folder of photos, for training on one's own.
 
     python scripts/prepare_dataset.py PHOTOS OUT
-    python ESRGAN/train_esrgan.py --hr-folder OUT/DIV2K_train_HR \\
+    python ESRGAN/train_esrgan.py --hr-folder OUT/DIV2K_train_HR \
         --lr-folder OUT/DIV2K_train_LR_bicubic/X4
 
 Each photo becomes OUT/DIV2K_train_HR/NAME.png, cropped to a multiple of 4, and

@@ -1,4 +1,4 @@
-"""Train CycleGAN, version 1: the plain one, two generators and two discriminators.
+r"""Train CycleGAN, version 1: the plain one, two generators and two discriminators.
 
 Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
 arXiv 1703.10593. G enlarges LR photos four times, F reduces HR photos as much; no LR photo is of
@@ -8,9 +8,9 @@ The full run, on DIV2K (2,000 steps; a GPU):
     python CycleGAN/CycleGAN_w_v1/CycleGAN.py
 Minutes on two cores, on built-in photos:
     python scripts/builtin_photos.py
-    python CycleGAN/CycleGAN_w_v1/CycleGAN.py \\
-        --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \\
-        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 16 --lr-size 32 --hr-size 128 \\
+    python CycleGAN/CycleGAN_w_v1/CycleGAN.py \
+        --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
+        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 16 --lr-size 32 --hr-size 128 \
         --learning-rate 1e-3 --n-epochs 2 --steps-per-epoch 100 --out-dir runs/cyclegan_v1
 
 Differences from the paper:
@@ -19,7 +19,7 @@ Differences from the paper:
 - The identity loss compares by way of bicubic resizing and is off: L1(G(hr), hr) has no meaning
   for a G that enlarges.
 - 10 epochs at a constant learning rate; no pool of earlier fakes; batch 4.
-- The discriminators have one strided convolution less and no instance norm.
+- The discriminators lack the paper's fourth convolution (C512) and instance norm.
 It is what versions 2 and 3 are measured against: photos are resized as a whole to 64 and 256
 pixels, and nothing but F holds G to its LR photo.
 """

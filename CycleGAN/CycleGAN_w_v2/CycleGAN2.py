@@ -1,4 +1,4 @@
-"""Train CycleGAN, version 2: the same two generators, held to their LR photo.
+r"""Train CycleGAN, version 2: the same two generators, held to their LR photo.
 
 Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
 arXiv 1703.10593. G enlarges LR photos four times, F reduces HR photos as much; no LR photo is of
@@ -8,9 +8,9 @@ The full run, on DIV2K (2,000 steps; a GPU):
     python CycleGAN/CycleGAN_w_v2/CycleGAN2.py
 Minutes on two cores, on built-in photos:
     python scripts/builtin_photos.py
-    python CycleGAN/CycleGAN_w_v2/CycleGAN2.py \\
-        --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \\
-        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 16 --lr-size 32 --hr-size 128 \\
+    python CycleGAN/CycleGAN_w_v2/CycleGAN2.py \
+        --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
+        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 16 --lr-size 32 --hr-size 128 \
         --learning-rate 1e-3 --n-epochs 2 --steps-per-epoch 100 --out-dir runs/cyclegan_v2
 
 Differences from version 1 (each has its hyperparameter, and all switched off give version 1 again):

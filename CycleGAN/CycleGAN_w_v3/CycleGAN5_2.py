@@ -1,4 +1,4 @@
-"""Train CycleGAN, version 3: F learns how LR photos come about, and makes pairs for G.
+r"""Train CycleGAN, version 3: F learns how LR photos come about, and makes pairs for G.
 
 Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
 arXiv 1703.10593, and Maeda 2020, "Unpaired Image Super-Resolution using Pseudo-Supervision",
@@ -9,9 +9,9 @@ The full run, on DIV2K (2,000 steps; a GPU):
     python CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py
 Minutes on two cores, on built-in photos:
     python scripts/builtin_photos.py
-    python CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py \\
-        --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \\
-        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 16 --lr-size 32 --hr-size 128 \\
+    python CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py \
+        --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
+        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 16 --lr-size 32 --hr-size 128 \
         --learning-rate 1e-3 --n-epochs 2 --steps-per-epoch 100 --out-dir runs/cyclegan_v3
 For LR photos that were not made by bicubic (noise, blur, JPEG), add --back-projections 0.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import chain
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch.utils.data import Dataset
 
 from common.crops import photo_of_crop
 from common.folders import choose_folders
-from common.images import image_size, list_images, list_pairs, read_image
+from common.images import image_size, list_images, list_pairs, read_image, scene_name
 from common.pixel_store import PixelStore, in_processes
 from common.progress import progress_bar
 
@@ -74,13 +73,10 @@ def unpaired_photos(
 
 
 def _by_scene(folder: Path) -> dict[str, list[Path]]:
-    """Return a folder's photos by name without the mark of the scale: `0001` for `0001x4.png`.
-
-    There are several of one scene in DIV2K's wild track: `0001x4w1.png`, ...
-    """
+    """Return a folder's photos by `scene_name`; of one scene there may be several."""
     scenes: dict[str, list[Path]] = {}
     for path in list_images(folder):
-        scenes.setdefault(re.sub(r"x4(m|d|w\d)?$", "", path.stem), []).append(path)
+        scenes.setdefault(scene_name(path), []).append(path)
     return scenes
 
 

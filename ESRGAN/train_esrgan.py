@@ -38,7 +38,7 @@ from common.crops import PairedCrops, batches, to_device
 from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import comments_as_help
-from common.log import plot_curves, write_log
+from common.log import mean_losses, plot_curves, write_log
 from common.progress import progress_bar
 from common.validation import Validation
 from common.vgg import VGG19Features
@@ -284,12 +284,7 @@ def train_esrgan(
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
                 sys.exit(128 + stop.received)
-            means = {f"loss_{name}": value.item() / steps_per_epoch for name, value in sums.items()}
-            if not all(map(math.isfinite, means.values())):
-                raise FloatingPointError(
-                    f"{title}: {means}. {out_dir} holds the epoch before: resume with a lower "
-                    "learning rate"
-                )
+            means = mean_losses(sums, steps_per_epoch, title, out_dir)
 
             # validate
             kept.load_state_dict(

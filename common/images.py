@@ -108,6 +108,15 @@ def list_images(folder: str | Path) -> list[Path]:
     return paths
 
 
+def scene_name(path: Path, scale: int = 4) -> str:
+    """Return a photo's name without the mark of LR photos: `0001` for `0001x4.png`.
+
+    DIV2K's mild, difficult and wild tracks mark theirs `0001x4m.png`, `0001x4d.png`,
+    `0001x4w1.png`, of which there are several of one scene.
+    """
+    return re.sub(rf"x{scale}(m|d|w\d)?$", "", path.stem)
+
+
 def list_pairs(
     lr_folder: str | Path, hr_folder: str | Path, scale: int = 4
 ) -> list[tuple[Path, Path]]:
@@ -123,8 +132,7 @@ def list_pairs(
     hr_paths = {path.stem: path for path in hr_list}
     pairs, without_hr = [], []
     for lr_path in list_images(lr_folder):
-        stem = re.sub(rf"x{scale}(m|d|w\d)?$", "", lr_path.stem)
-        hr_path = hr_paths.get(stem, hr_paths.get(lr_path.stem))
+        hr_path = hr_paths.get(scene_name(lr_path, scale), hr_paths.get(lr_path.stem))
         pairs.append((lr_path, hr_path)) if hr_path else without_hr.append(lr_path.name)
     without_lr = sorted({path.name for path in hr_list} - {hr.name for _, hr in pairs})
     if without_hr or without_lr:

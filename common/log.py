@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 from common.files import written_whole
@@ -18,6 +20,22 @@ def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def mean_losses(
+    sums: dict[str, torch.Tensor], n_steps: int, title: str, out_dir: Path
+) -> dict[str, float]:
+    """Return the log's `loss_...` values of an epoch from the sums of each loss over its steps.
+
+    Raises:
+        FloatingPointError: one is not finite; the message begins with `title`, the epoch.
+    """
+    means = {f"loss_{name}": value.item() / n_steps for name, value in sums.items()}
+    if not all(map(math.isfinite, means.values())):
+        raise FloatingPointError(
+            f"{title}: {means}. {out_dir} holds the epoch before: resume with a lower learning rate"
+        )
+    return means
 
 
 def plot_curves(path: str | Path, rows: list[dict[str, Any]], baseline: float) -> None:

@@ -1,8 +1,11 @@
-"""Small real photos in DIV2K's layout, shared by all tests."""
+"""Small real photos in DIV2K's layout, and what tests of several training scripts share."""
 
 from __future__ import annotations
 
+import csv
+import signal
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -10,6 +13,7 @@ import skimage
 import torch
 from torchvision.models.vgg import cfgs, make_layers
 
+from common import checkpoint
 from common.images import read_image, write_image
 from scripts.prepare_dataset import prepare_dataset
 
@@ -59,3 +63,29 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         folders[split] = prepare_dataset(root / split, root, split=split, processes=0)
     (hr, lr), (valid_hr, valid_lr) = folders["train"], folders["valid"]
     return Dataset(lr, hr, valid_lr, valid_hr)
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """Return a run's log, without the seconds."""
+    with (run / "log.csv").open(newline="") as file:
+        return [row | {"seconds": ""} for row in csv.DictReader(file)]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    a, b = checkpoint.load(a), checkpoint.load(b)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def stop_in_step(script: ModuleType, number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Send SIGTERM in a training script's step `number`; the list grows with each step."""
+    steps: list[int] = []
+
+    def to_device(*args):
+        steps.append(1)
+        if len(steps) == number:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    original = script.to_device
+    monkeypatch.setattr(script, "to_device", to_device)
+    return steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from scripts.cyclegan_evidence import CHANGES
+from tests.conftest import rows_of, same_weights, stop_in_step
 
 VERSIONS = {"v1": v1, "v2": v2, "v3": v3}
 NETWORKS = ("G_LR2HR", "F_HR2LR", "D_HR", "D_LR")
@@ -40,16 +40,6 @@ SMALL = {
 def train(version: str, dataset, out_dir: Path, **settings) -> Path:
     settings = dataset.folders() | SMALL | settings
     return VERSIONS[version].train_cyclegan_sr(**settings, out_dir=out_dir)
-
-
-def rows_of(run: Path) -> list[dict[str, str]]:
-    with (run / "log.csv").open(newline="") as file:
-        return [row | {"seconds": ""} for row in csv.DictReader(file)]
-
-
-def same_weights(a: Path, b: Path) -> bool:
-    a, b = checkpoint.load(a), checkpoint.load(b)
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +73,8 @@ def test_run_writes_everything_it_promises(runs, version):
 @pytest.mark.parametrize("stop_at", [2, 3])
 def test_resumed_run_equals_unbroken_run(dataset, runs, tmp_path, monkeypatch, version, stop_at):
     """A signal in the middle of an epoch and at its end; then with another number of workers."""
-    script, steps = VERSIONS[version], []
-
-    def to_device(*args):
-        steps.append(1)
-        if len(steps) == stop_at:
-            signal.raise_signal(signal.SIGTERM)
-        return original(*args)
-
-    original = script.to_device
-    monkeypatch.setattr(script, "to_device", to_device)
+    script = VERSIONS[version]
+    steps = stop_in_step(script, stop_at, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
         train(version, dataset, tmp_path)
     assert stopped.value.code == 128 + signal.SIGTERM and len(steps) == stop_at
@@ -109,17 +91,7 @@ def test_resumed_run_equals_unbroken_run(dataset, runs, tmp_path, monkeypatch, v
 def test_pools_are_resumed(dataset, tmp_path, monkeypatch):
     """Pools of two images, so that earlier fakes do come back."""
     whole = train("v2", dataset, tmp_path / "a", pool_size=2)
-    train("v2", dataset, tmp_path / "b", pool_size=2, n_epochs=2, patience=0)
-    steps = []
-
-    def to_device(*args):
-        steps.append(1)
-        if len(steps) == 4:
-            signal.raise_signal(signal.SIGTERM)
-        return original(*args)
-
-    original = v2.to_device
-    monkeypatch.setattr(v2, "to_device", to_device)
+    stop_in_step(v2, 4, monkeypatch)
     with pytest.raises(SystemExit):
         train("v2", dataset, tmp_path / "c", pool_size=2)
     kept = checkpoint.load(tmp_path / "c" / "state.pth")["pool_hr"]["images"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -22,6 +21,7 @@ from common.images import read_image
 from ESRGAN import train_esrgan as script
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
 from ESRGAN.train_esrgan import learning_rate_at, relativistic_loss, train_esrgan
+from tests.conftest import rows_of, same_weights, stop_in_step
 from tests.test_esrgan_model import published_weights
 
 SCRIPT = Path(script.__file__)
@@ -38,11 +38,6 @@ SMALL = {
     "steps_per_epoch": 3,
     "device": "cpu",
 }
-
-
-def rows_of(run: Path) -> list[dict[str, str]]:
-    with (run / "log.csv").open(newline="") as file:
-        return [row | {"seconds": ""} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -118,24 +113,11 @@ def test_sample_pictures_show_the_same_crops_each_time(run):
     assert columns.min() >= width // 2 - 4 and columns.max() <= 3 * width // 4 + 4
 
 
-def same_weights(a: Path, b: Path) -> bool:
-    a, b = checkpoint.load(a), checkpoint.load(b)
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
 @pytest.mark.parametrize("stop_at", [2, 3, 7, 11])
 def test_resumed_run_equals_unbroken_run(dataset, run, tmp_path, monkeypatch, stop_at):
     """A signal in the middle of an epoch, at its end, in either stage."""
-    out_dir, steps = tmp_path / "b", []
-
-    def to_device(*args):
-        steps.append(1)
-        if len(steps) == stop_at:
-            signal.raise_signal(signal.SIGTERM)
-        return original(*args)
-
-    original = script.to_device
-    monkeypatch.setattr(script, "to_device", to_device)
+    out_dir = tmp_path / "b"
+    steps = stop_in_step(script, stop_at, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
         train_esrgan(**dataset.folders(), **SMALL, out_dir=out_dir)
     assert stopped.value.code == 128 + signal.SIGTERM and len(steps) == stop_at

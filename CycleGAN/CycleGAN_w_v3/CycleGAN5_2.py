@@ -58,7 +58,7 @@ from common.crops import batches, to_device
 from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import comments_as_help
-from common.log import plot_curves, write_log
+from common.log import mean_losses, plot_curves, write_log
 from common.progress import progress_bar
 from common.resize import resize
 from common.validation import Validation
@@ -345,12 +345,7 @@ def train_cyclegan_sr(
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
                 sys.exit(128 + stop.received)
-            means = {f"loss_{name}": value.item() / steps_per_epoch for name, value in sums.items()}
-            if not all(map(math.isfinite, means.values())):
-                raise FloatingPointError(
-                    f"{title}: {means}. {out_dir} holds the epoch before: resume with a lower "
-                    "learning rate"
-                )
+            means = mean_losses(sums, steps_per_epoch, title, out_dir)
 
             # validate
             at |= {"epoch": at["epoch"] + 1, "step": 0}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common.resize import resize
+from common.resize import project, resize
 
 # Of what a residual generator adds. Adam moves all weights of the last, zero convolution (3,136 an
 # output) by the learning rate at once: unscaled, the first steps throw the image far off, and the
@@ -115,9 +115,7 @@ class ResidualGeneratorSR(GeneratorSR):
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         sr = resize(lr, 4) + _SCALE * self.features(lr)  # (N, 3, 4H, 4W)
-        for _ in range(self.back_projections):
-            sr = sr + resize(lr - resize(sr, 1 / 4), 4)
-        return sr
+        return project(sr, lr, self.back_projections)
 
     def get_extra_state(self) -> torch.Tensor:
         return torch.tensor(self.back_projections)

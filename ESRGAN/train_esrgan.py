@@ -34,15 +34,14 @@ import tyro
 from torch.nn import functional
 
 from common import checkpoint
-from common.crops import PairedCrops, batches, to_device
+from common.crops import batches, to_device
 from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import comments_as_help
 from common.log import mean_losses, plot_curves, write_log
 from common.progress import progress_bar
-from common.validation import Validation
 from common.vgg import VGG19Features
-from ESRGAN.dataset import training_and_validation_pairs
+from ESRGAN.dataset import crops_and_validation
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, set_weights
 
 FOLDER = Path(__file__).resolve().parent
@@ -147,11 +146,13 @@ def train_esrgan(
     vgg = place(VGG19Features(vgg_weights), device) if use_vgg else None
 
     # data
-    train_pairs, valid_pairs = training_and_validation_pairs(
-        lr_folder, hr_folder, valid_lr_folder, valid_hr_folder, n_valid
+    crops, validation = crops_and_validation(
+        *(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder),
+        n_valid=n_valid,
+        valid_crop=valid_crop,
+        patch_size=patch_size,
+        seed=seed,
     )
-    crops = PairedCrops(train_pairs, patch_size, seed)
-    validation = Validation(valid_pairs, valid_crop)
 
     # models
     torch.manual_seed(seed)

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.div2k import download_div2k
+from common.images import list_pairs
+
+Pairs = list[tuple[Path, Path]]
 
 
 class Folders(NamedTuple):
@@ -44,6 +47,36 @@ def choose_folders(
         if None not in beside:
             valid_lr_folder, valid_hr_folder = beside
     return Folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
+
+
+def training_and_validation_pairs(
+    lr_folder: Path | None,
+    hr_folder: Path | None,
+    valid_lr_folder: Path | None,
+    valid_hr_folder: Path | None,
+    n_valid: int,
+) -> tuple[Pairs, Pairs]:
+    """Return (LR path, HR path) pairs to train on, and at most `n_valid` that are held out.
+
+    Folders that are None are found by `choose_folders`; where it finds none for validation, the
+    last tenth of the photos is held out.
+
+    Raises:
+        ValueError: one folder of a pair is missing, or LR and HR do not belong together.
+    """
+    folders = choose_folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
+    train = list_pairs(folders.lr, folders.hr)
+    if folders.valid_lr is not None:
+        return train, list_pairs(folders.valid_lr, folders.valid_hr)[:n_valid]
+    photos = sorted({hr for _, hr in train})
+    if len(photos) == 1:
+        print(f"{photos[0]} is the only photo: validation figures are of the training photo")
+        return train, train
+    n_valid = min(n_valid, max(1, len(photos) // 10))
+    print(f"no validation folders: the last {n_valid} of {len(photos)} photos are held out")
+    held_out = set(photos[-n_valid:])
+    valid = [pair for pair in train if pair[1] in held_out]
+    return [pair for pair in train if pair[1] not in held_out], valid
 
 
 def _valid_beside(folder: Path) -> Path | None:

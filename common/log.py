@@ -38,26 +38,41 @@ def mean_losses(
     return means
 
 
-def plot_curves(path: str | Path, rows: list[dict[str, Any]], baseline: float) -> None:
+def plot_curves(
+    path: str | Path,
+    rows: list[dict[str, Any]],
+    baseline: float,
+    panels: dict[str, tuple[str, ...]] | None = None,
+) -> None:
     """Draw the losses and PSNR-Y over the steps.
 
     Args:
         rows: of the log, with `step`, `psnr_y`, and losses whose names begin with `loss_`.
         baseline: PSNR-Y of bicubic on the validation photos, drawn as a line.
+        panels: titles of further plots, and the columns of `rows` in each.
     """
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    panels = panels or {}
+    lines = 1 + math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(11, 4 * lines), layout="constrained")
+    left, right, *others = figure.subplots(lines, 2).flat
     losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
-    for name in losses:
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        left.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("loss_"))
+    _plot(left, rows, {name: name.removeprefix("loss_") for name in losses})
     left.set(title="training losses", xlabel="step", yscale="log")
-    left.legend()
-    right.plot([row["step"] for row in rows], [row["psnr_y"] for row in rows], marker=".")
     right.axhline(baseline, color="gray", linestyle="--", label=f"bicubic, {baseline:.2f} dB")
+    _plot(right, rows, {"psnr_y": ""})
     right.set(title="validation PSNR-Y (dB)", xlabel="step")
-    right.legend()
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    for axes, (title, columns) in zip(others, panels.items(), strict=False):
+        _plot(axes, rows, {name: name for name in columns})
+        axes.set(title=title, xlabel="step")
+    for axes in others[len(panels) :]:
+        axes.axis("off")
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def _plot(axes: Any, rows: list[dict[str, Any]], labels: dict[str, str]) -> None:
+    for name, label in labels.items():
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    axes.grid(alpha=0.3)
+    axes.legend()

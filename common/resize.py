@@ -45,6 +45,32 @@ def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
     return images[..., border:-border, border:-border]
 
 
+def project(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
+    """Add to `sr` what it lacks of `lr` when it is scaled down, x <- x + up(y - down(x)).
+
+    Back-projection (Irani and Peleg 1991), for LR that was made by bicubic. Gradients pass.
+
+    Args:
+        sr, lr: (N, C, 4H, 4W) and (N, C, H, W).
+        times: how often.
+    """
+    for _ in range(times):
+        sr = sr + resize(lr - resize(sr, 1 / 4), 4)
+    return sr
+
+
+def project_and_clamp(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
+    """Project `sr` onto `lr` and clamp it to [0, 1], by turns.
+
+    10 times find an image that fits both. To clamp in the end only spoils the projection where a
+    photo is black or white.
+    """
+    sr = sr.clamp(0, 1)
+    for _ in range(times):
+        sr = project(sr, lr, 1).clamp_(0, 1)
+    return sr
+
+
 def _resize_rows(pixels: torch.Tensor, factor: float) -> torch.Tensor:
     """Resize (H, W, C) to (ceil(H * factor), W, C), values rounded to whole numbers."""
     h, w, c = pixels.shape

@@ -55,19 +55,57 @@ class Validation:
         scores = [psnr_ssim_y(to_tensor(p.bicubic), to_tensor(p.hr)) for p in self.photos]
         self.bicubic_psnr_y, self.bicubic_ssim_y = (fmean(s) for s in zip(*scores, strict=True))
 
+    def patches(self, n: int, size: int) -> list[torch.Tensor]:
+        """Return `n` aligned patches, one from each photo by turns, the same each time.
+
+        Args:
+            size: of LR, in pixels.
+        Returns:
+            LR (n, 3, size, size) and HR (n, 3, 4 size, 4 size) in [0, 1].
+        Raises:
+            ValueError: a photo is smaller than a patch; the message names it.
+        """
+        rng = np.random.default_rng(0)
+        pairs = []
+        for i in range(n):
+            photo = self.photos[i % len(self.photos)]
+            h, w = photo.lr.shape[:2]
+            if min(h, w) < size:
+                raise ValueError(
+                    f"held-out photo {photo.name} is {4 * w}x{4 * h}, smaller than a patch of "
+                    f"{4 * size}x{4 * size}: take it out, or lower the size"
+                )
+            top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
+            hr = photo.hr[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
+            pairs.append((photo.lr[top : top + size, left : left + size], hr))
+        return [torch.cat([to_tensor(x) for x in images]) for images in zip(*pairs, strict=True)]
+
     @torch.inference_mode()
-    def measure(self, upscale: Upscale, device: torch.device, picture: Path) -> tuple[float, float]:
+    def measure(
+        self,
+        upscale: Upscale,
+        device: torch.device,
+        picture: Path,
+        samples: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> tuple[float, float]:
         """Return the mean PSNR-Y (dB) and SSIM-Y, and write `picture` (LR | bicubic | SR | HR).
 
         Args:
             upscale: LR (1, 3, h, w) in [0, 1] to SR (1, 3, 4h, 4w), on `device`.
+            samples: LR to further versions of SR (n, 1, 3, 4h, 4w), drawn beside SR.
         """
         scores, drawn = [], {}
+        shown = {photo.name for photo, _, _ in self.crops}
         for photo in progress_bar(self.photos, desc="validating", leave=False, disable=None):
             sr = upscale(to_tensor(photo.lr).to(device)).float()
             scores.append(psnr_ssim_y(sr, to_tensor(photo.hr).to(device)))
-            drawn[photo.name] = to_uint8(sr)
-        rows = [sample_row(p, {"SR": drawn[p.name]}, place, size) for p, place, size in self.crops]
+            drawn[photo.name] = {"SR": to_uint8(sr)}
+            if samples and photo.name in shown:
+                versions = samples(to_tensor(photo.lr).to(device))
+                drawn[photo.name] |= {
+                    f"sample {i}": to_uint8(version) for i, version in enumerate(versions, 1)
+                }
+        rows = [sample_row(p, drawn[p.name], place, size) for p, place, size in self.crops]
         write_image(picture, grid(rows))
         psnr_y, ssim_y = (fmean(values) for values in zip(*scores, strict=True))
         return psnr_y, ssim_y

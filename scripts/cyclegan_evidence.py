@@ -14,17 +14,11 @@ and the folder of each run.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
-import multiprocessing
-import os
 import sys
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -38,19 +32,17 @@ from common.device import choose_device, describe
 from common.div2k import download_div2k
 from common.files import written_whole
 from common.flags import comments_as_help
-from common.images import list_pairs, read_image, to_tensor, to_uint8, write_image
+from common.images import read_image, to_tensor, to_uint8, write_image
 from common.log import write_log
 from common.metrics import lr_psnr, luma, psnr_ssim_y
 from common.pictures import busiest_crop, grid
-from common.pixel_store import in_processes
-from common.progress import progress_bar
 from common.resize import imresize, resize
 from common.validation import Photo, sample_row
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
+from scripts.evidence import Pairs, Run, names_of_tests, prepare, refuse_other_settings, train_all
 from scripts.lpips import load_lpips
-from scripts.prepare_dataset import prepare_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"v1": v1, "v2": v2, "v3": v3}
@@ -102,18 +94,6 @@ FIGURES = {  # in the CSV: title and digits in the table
 }
 
 
-Pairs = list[tuple[Path, Path]]
-
-
-class Run(NamedTuple):
-    title: str
-    version: str
-    track: str
-    seed: int
-    settings: dict[str, Any]  # arguments of train_cyclegan_sr
-    folder: Path
-
-
 def cyclegan_evidence(
     *,
     photos: Path | None = None,  # folder of HR photos to train on; None: DIV2K's
@@ -142,44 +122,37 @@ def cyclegan_evidence(
     sizes = {"n_features": n_features, "lr_size": lr_size, "hr_size": 4 * lr_size}
     sizes |= {"batch_size": batch_size, "n_epochs": n_epochs, "steps_per_epoch": steps_per_epoch}
     sizes |= {"learning_rate": learning_rate}
-    _refuse_other_settings(out, sizes | {"photos": str(photos), "test": [str(f) for f in test]})
-    tests = {f.parent.name if f.name.lower() == "hr" else f.name: f for f in test}
-    if len(tests) < len(test):
-        raise ValueError(f"two test folders of one name: {', '.join(map(str, test))}")
+    refuse_other_settings(out, sizes | {"photos": str(photos), "test": [str(f) for f in test]})
+    tests = names_of_tests(test)
 
-    runs: list[Run] = []
+    runs: dict[str, list[Run]] = {}  # of each track
     pairs: dict[str, dict[str, Pairs]] = {}  # of each track and test folder
     for track in tracks:
-        hr_folder, lr_folder = prepare_dataset(photos, out / "data", degradation=track)
-        data = {"hr_folder": hr_folder, "lr_folder": lr_folder, "n_valid": 5}
-        pairs[track] = {}
-        for name, folder in tests.items():
-            hr, lr = prepare_dataset(folder, out / "data" / name, split="valid", degradation=track)
-            pairs[track][name] = list_pairs(lr, hr)
-            data = {"valid_hr_folder": hr, "valid_lr_folder": lr} | data  # (the first folder's)
-        data |= sizes | {"device": where.type, "workers": 0, "resume": True}
-        for title, version, seed, changes in _plan(track, seeds, ablation):
-            name = "".join(c if c.isalnum() else "_" for c in title)
-            folder = out / track / f"{name}_{seed}"
-            runs.append(Run(title, version, track, seed, data | changes, folder))
-
-    try:
-        with progress_bar(total=len(runs), desc=describe(where), unit="run") as bar:
-            for run in in_processes(_train, runs, 0 if jobs == 1 else jobs):
-                bar.write(f"{run.track}, {run.title}, seed {run.seed}: {run.folder / 'output.txt'}")
-                bar.update()
-    except (KeyboardInterrupt, BrokenProcessPool):
-        sys.exit("stopped: the same command goes on where it left off")
+        lr_folder, hr_folder, pairs[track] = prepare(photos, tests, out / "data", track)
+        valid_lr, valid_hr = next(iter(pairs[track].values()))[0]
+        settings = sizes | {"lr_folder": lr_folder, "hr_folder": hr_folder, "n_valid": 5}
+        settings |= {"valid_lr_folder": valid_lr.parent, "valid_hr_folder": valid_hr.parent}
+        settings |= {"device": where.type, "workers": 0}
+        runs[track] = [
+            Run(
+                title=title,
+                train=SCRIPTS[version].train_cyclegan_sr,
+                seed=seed,
+                settings=settings | changes,
+                folder=out / track / f"{''.join(c if c.isalnum() else '_' for c in title)}_{seed}",
+            )
+            for title, version, seed, changes in _plan(track, seeds, ablation)
+        ]
+    train_all([run for track in tracks for run in runs[track]], jobs, describe(where))
 
     lpips, why = load_lpips(where)
     rows = []
     for track in tracks:
         measured = _measure(None, pairs[track], lpips)
         rows += [{"network": "bicubic", "track": track} | row for row in measured]
-        for run in (run for run in runs if run.track == track):
-            with (run.folder / "log.csv").open(newline="") as file:
-                seconds = float(list(csv.DictReader(file))[-1]["seconds"])
-            what = {"network": run.title, "track": track, "seed": run.seed, "seconds": seconds}
+        for run in runs[track]:
+            what = {"network": run.title, "track": track, "seed": run.seed}
+            what["seconds"] = run.seconds
             measured = _measure(_load(run, n_features, where), pairs[track], lpips)
             rows += [what | row for row in measured]
     write_log(out / "evidence.csv", rows)
@@ -191,22 +164,6 @@ def cyclegan_evidence(
     write_image(out / "evidence.png", _picture(runs, pairs, n_features, where))
     print(f"\n{text}\n{out / 'evidence.md'}\n{out / 'evidence.png'}")
     return out
-
-
-def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Note the settings in `out`, or raise ValueError where others stand: runs would be mixed."""
-    file = out / "settings.json"
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [f"{k} {before[k]} -> {v}" for k, v in settings.items() if before[k] != v]
-        if changed:
-            raise ValueError(
-                f"{out} holds runs with other settings ({'; '.join(changed)}): take another out "
-                "(--out), or delete it"
-            )
-        return
-    with written_whole(file) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _plan(
@@ -227,23 +184,6 @@ def _plan(
         base = REALISTIC["v3"] if track == "realistic" else {}
         plan += [(title, "v3", seeds[0], base | on) for title, on in TRIED.items()]
     return plan
-
-
-def _train(run: Run) -> Run:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    train = SCRIPTS[run.version].train_cyclegan_sr
-    with (
-        (run.folder / "output.txt").open("a", encoding="utf-8") as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        try:
-            train(**run.settings, seed=run.seed, out_dir=run.folder)
-        except SystemExit as stopped:  # by Ctrl-C, after saving
-            if multiprocessing.parent_process():  # a worker would begin the next run
-                os._exit(stopped.code)
-            raise
-    return run
 
 
 def _load(run: Run, n_features: int, device: torch.device) -> torch.nn.Module:
@@ -318,15 +258,18 @@ def table(rows: list[dict[str, Any]], track: str) -> str:
 
 @torch.inference_mode()
 def _picture(
-    runs: list[Run], pairs: dict[str, dict[str, Pairs]], n_features: int, device: torch.device
+    runs: dict[str, list[Run]],
+    pairs: dict[str, dict[str, Pairs]],
+    n_features: int,
+    device: torch.device,
 ) -> np.ndarray:
     """Return a crop of the second photo of each test folder and track: LR | bicubic | v1.. | HR."""
     rows, size = [], 48
     for track, folders in pairs.items():
         networks = {
-            run.version: _load(run, n_features, device)
-            for run in reversed(runs)
-            if run.title == run.version and run.track == track
+            run.title: _load(run, n_features, device)
+            for run in reversed(runs[track])
+            if run.title in SCRIPTS
         }
         for name, photos in folders.items():
             lr_path, hr_path = photos[min(1, len(photos) - 1)]

@@ -9,11 +9,11 @@ import torch
 from torchvision.models import AlexNet_Weights
 
 
-def load_lpips(device: torch.device) -> tuple[Callable | None, str]:
+def load_lpips(device: torch.device, spatial: bool = False) -> tuple[Callable | None, str]:
     """Return the distance (AlexNet) and "", or None and why it cannot be had.
 
-    The distance takes two images (1, 3, H, W) in [0, 1] and gives a float, 0 for equal ones.
-    Nothing is downloaded.
+    The distance takes two images (1, 3, H, W) in [0, 1] and gives a float, 0 for equal ones; with
+    `spatial` it takes (N, 3, H, W) and gives each pixel's, (N, 1, H, W). Nothing is downloaded.
     """
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
@@ -24,6 +24,13 @@ def load_lpips(device: torch.device) -> tuple[Callable | None, str]:
     if not file.exists():
         return None, f"LPIPS is left out: AlexNet's weights are not here, fetch {url} to {file}"
     metric = LearnedPerceptualImagePatchSimilarity("alex", normalize=True).to(device)
+
+    def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return metric.net(a.to(device), b.to(device), normalize=True)
+
+    if spatial:
+        metric.net.spatial = True
+        return distances, ""
 
     def distance(a: torch.Tensor, b: torch.Tensor) -> float:
         return metric(a.to(device), b.to(device)).item()

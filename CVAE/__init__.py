@@ -1,0 +1,1 @@
+"""CVAE: a conditional variational autoencoder for super-resolution."""

@@ -1,0 +1,285 @@
+r"""Train the CVAE: many plausible HR photos for one LR photo.
+
+Sohn et al. 2015, "Learning Structured Output Representation using Deep Conditional Generative
+Models" (the conditional VAE). The network's encoder sees LR and is the prior p(z|LR); a recognition
+network q(z|HR,LR), used in training only, tells the decoder through z what LR does not.
+
+The full run, on DIV2K (a GPU):
+    python CVAE/train_cvae.py
+Minutes on two cores, on built-in photos:
+    python scripts/builtin_photos.py
+    python CVAE/train_cvae.py --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
+        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 32 --batch-size 8 \
+        --n-epochs 4 --steps-per-epoch 100 --valid-patches 16 --out-dir runs/cvae
+The network without recognition, whose z dies: add --no-recognition.
+
+Differences from the paper:
+- The network is a U-Net; its decoder sees LR's features besides z.
+- The image is projected onto LR (projections), so z has nothing to say of low frequencies. For LR
+  photos that were not made by bicubic, add --projections 0.
+- L1 instead of a log likelihood. kl_weight is what the mean absolute error of a trained network
+  makes of one: a Laplace distribution of scale b has NLL |x - x'| / b a value, so the mean over
+  3 128^2 values weighs as much as b / (3 128^2) KL, 7e-7 for b = 0.034. The usual weights of
+  1e-4 to 1e-2 are a hundred times too strong and more, and z dies.
+- The KL term's two halves are weighed apart (KL balancing): q's by kl_weight, which grows from 0
+  (warm_up), the prior's by prior_weight times as much from the beginning. It costs q nothing, and a
+  prior that lags behind draws stripes on flat walls.
+- Free bits (free_nats), for q only.
+- The linear layers around z start as convolutions (CVAE/model.py); with usual weights the decoder
+  has learned to do without z before it learns to read it.
+- The saved networks are exponential moving averages of the trained ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import tyro
+from torch.nn import functional
+
+from common import checkpoint
+from common.crops import batches, to_device
+from common.device import autocast, choose_device, describe, place
+from common.ema import update_ema
+from common.flags import comments_as_help
+from common.gaussian import kl_divergence, kl_terms, warmed_up
+from common.latent_figures import PANELS, latent_figures
+from common.log import mean_losses, plot_curves, write_log
+from common.progress import progress_bar
+from common.resize import project
+from CVAE.dataset import crops_and_validation
+from CVAE.model import CVAE, Recognition
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def train_cvae(
+    *,
+    # data
+    lr_folder: Path | None = None,  # folder of LR photos; None: DIV2K, downloaded on first use
+    hr_folder: Path | None = None,  # folder of HR photos, paired with LR's by name
+    valid_lr_folder: Path | None = None,  # held-out photos; None: DIV2K's or own "valid" folders
+    valid_hr_folder: Path | None = None,
+    n_valid: int = 10,  # held-out photos used, at most
+    valid_crop: int = 1024,  # HR pixels; of larger held-out photos the centre is used
+    valid_patches: int = 32,  # patches of the held-out photos, on which z is judged
+    patch_size: int = 128,  # HR pixels; the network takes no other
+    batch_size: int = 16,  # crops a step
+    workers: int = 2,  # processes that cut crops ahead; 0: none
+    # model
+    n_features: int = 64,  # channels of the first convolution
+    n_latent: int = 256,  # numbers in z, a multiple of 16
+    projections: int = 2,  # of the image onto LR while training; 0 where that is no bicubic one
+    recognition: bool = True,  # False: the encoder alone, with KL(p(z|LR) || N(0, 1))
+    # loss
+    reconstruction: Literal["l1", "mse"] = "l1",  # mean over all values of an image
+    kl_weight: float = 7e-7,  # of q's KL in nats an image (for mse at 26 dB: 1e-7)
+    prior_weight: float = 4.0,  # of the prior's half of the KL term, against q's (0.8 to 0.2)
+    free_nats: float = 0.1,  # KL of each latent number that q is not charged for, 0.1 to 0.25
+    warm_up: tuple[float, float] = (0.3, 0.6),  # shares of the run: kl_weight from 0 to its value
+    # optimisation
+    n_epochs: int = 200,
+    steps_per_epoch: int = 500,  # an epoch ends in validation and a checkpoint
+    learning_rate: float = 1e-3,  # Adam
+    betas: tuple[float, float] = (0.9, 0.99),  # Adam
+    decay_from: float = 0.5,  # share of the run after which the rate falls to 0; 1: never
+    ema_decay: float = 0.999,  # a step, of the averaged networks
+    patience: int = 0,  # epochs without a better PSNR-Y that end the run; 0: never
+    # run
+    show_every: int = 20,  # steps between losses on the progress bar (each waits for the GPU)
+    out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
+    seed: int = 0,  # of weights, crops and z, 0 or more
+    device: str = "cuda",  # without a GPU the CPU is taken
+    resume: bool = False,  # go on with the run in out_dir
+    overwrite: bool = False,  # delete the run in out_dir and start anew
+) -> Path:
+    """Train the CVAE and return the folder of the run.
+
+    Written there: cvae.pth and recognition.pth (the newest), cvae_best.pth (the best mean
+    prediction by PSNR-Y), state.pth (to resume), config.json, log.csv, curves.png and samples/.
+    """
+    # setup
+    config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in locals().items()}
+    out_dir = Path(out_dir)
+    if patch_size != 128 or n_latent < 16 or n_latent % 16:
+        raise ValueError(
+            f"patch_size {patch_size}, n_latent {n_latent}: expected patch_size 128, as the "
+            "network takes LR patches of 32x32 (its `sample` takes photos of any size, and the "
+            "SRVAE is trained on any), and n_latent a multiple of 16"
+        )
+    if seed < 0 or min(batch_size, steps_per_epoch, n_valid) < 1 or valid_patches < 2:
+        raise ValueError(
+            f"seed {seed}, batch_size {batch_size}, steps_per_epoch {steps_per_epoch}, n_valid "
+            f"{n_valid}, valid_patches {valid_patches}: expected seed 0 or more, valid_patches 2 "
+            "or more, the others 1 or more"
+        )
+    errors = {"l1": functional.l1_loss, "mse": functional.mse_loss}
+    if reconstruction not in errors:
+        raise ValueError(f'reconstruction is "{reconstruction}", expected "l1" or "mse"')
+    fixed = ("n_features", "n_latent", "projections", "recognition")
+    fixed += ("batch_size", "steps_per_epoch", "seed")
+    state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
+    device = choose_device(device)
+
+    # data
+    crops, validation, patches = crops_and_validation(
+        *(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder),
+        n_valid=n_valid,
+        valid_crop=valid_crop,
+        valid_patches=valid_patches,
+        seed=seed,
+    )
+
+    # models
+    torch.manual_seed(seed)
+    model = place(CVAE(n_features, n_latent, projections), device)
+    q_network = place(Recognition(n_features, n_latent), device) if recognition else None
+    trained = torch.nn.ModuleList(network for network in (model, q_network) if network)
+    average = copy.deepcopy(trained).requires_grad_(False).eval()
+    kept, *kept_q = average  # what is validated and saved
+
+    # optimisers
+    optimizer = torch.optim.Adam(trained.parameters(), learning_rate, betas, fused=True)
+
+    # resume
+    at = {"epoch": 0, "step": 0, "kl_weight": 0.0, "best": -math.inf, "stale": 0}
+    sums: dict[str, torch.Tensor] = {}  # of each loss in this epoch, on the device
+    rows: list[dict] = []  # of the log
+    stateful = {"trained": trained, "average": average, "optimizer": optimizer}
+    if state is not None:
+        for name, part in stateful.items():
+            part.load_state_dict(state[name])
+        at, rows = state["at"], state["rows"]
+        sums = {name: value.to(device) for name, value in state["sums"].items()}
+        checkpoint.set_random_state(state["random"])
+    checkpoint.begin_run(out_dir, config, overwrite)
+
+    def save_state() -> None:
+        parts = {name: part.state_dict() for name, part in stateful.items()}
+        plain = {"at": at, "rows": rows, "sums": sums, "config": config}
+        checkpoint.save(
+            out_dir / "state.pth", parts | plain | {"random": checkpoint.random_state()}
+        )
+
+    n_parameters, *n_of_q = (sum(p.numel() for p in network.parameters()) for network in trained)
+    print(
+        f"{len(crops)} photos to train on, {len(validation.photos)} held out (bicubic: PSNR-Y "
+        f"{validation.bicubic_psnr_y:.2f} dB, SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
+        f"CVAE of {n_parameters:,} parameters, recognition of {sum(n_of_q):,} on "
+        f"{describe(device)}, writing to {out_dir}"
+    )
+    patches = [images.to(device) for images in patches]
+
+    # loop
+    began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
+    first_step = at["epoch"] * steps_per_epoch + at["step"]
+    with (
+        progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
+        contextlib.closing(
+            batches(crops, first_step, steps_per_epoch, batch_size, workers)
+        ) as stream,
+        checkpoint.StopSignal() as stop,
+    ):
+        while at["epoch"] < n_epochs and not 0 < patience <= at["stale"]:
+            title = f"epoch {at['epoch'] + 1}/{n_epochs}"
+            bar.set_description(title, refresh=False)
+
+            while at["step"] < steps_per_epoch and not stop.received:
+                step = at["epoch"] * steps_per_epoch + at["step"]
+                progress = step / (n_epochs * steps_per_epoch)
+                rate = learning_rate * min(1, (1 - progress) / max(1 - decay_from, 1e-9))
+                optimizer.param_groups[0]["lr"] = rate
+                at["kl_weight"] = kl_weight * warmed_up(progress, *warm_up)
+                lr, hr = to_device(next(stream), device)
+
+                # generator
+                with autocast(device):
+                    mu, logvar, skips = model.encode(lr)
+                    p = mu.float(), logvar.float()
+                    q = q_network(hr, lr) if q_network else p
+                    q = q[0].float(), q[1].float()
+                    sr = model.decode(model.reparameterize(*q), skips).float()
+                sr = project(sr, lr, projections)
+                losses = {"reconstruction": errors[reconstruction](sr, hr)}
+                if q_network:
+                    losses["kl_q"], losses["kl"] = kl_terms(q, p, free_nats)
+                    kl = at["kl_weight"] * losses["kl_q"] + prior_weight * kl_weight * losses["kl"]
+                else:
+                    normal = torch.zeros_like(mu), torch.zeros_like(mu)
+                    losses["kl"] = kl_divergence(p, normal).sum() / batch_size
+                    kl = at["kl_weight"] * losses["kl"]
+                loss = losses["reconstruction"] + kl
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                update_ema(average, trained, ema_decay, step)
+
+                # log
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0) + value.detach()
+                at["step"] += 1
+                bar.update()
+                if at["step"] % show_every == 0:
+                    means = {k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()}
+                    bar.set_postfix(means, refresh=False)
+
+            if stop.received:
+                save_state()
+                bar.close()
+                print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
+                sys.exit(128 + stop.received)
+            means = mean_losses(sums, steps_per_epoch, title, out_dir)
+
+            # validate
+            at |= {"epoch": at["epoch"] + 1, "step": 0}
+            picture = out_dir / "samples" / f"{at['epoch']:04d}.png"
+            psnr_y, ssim_y = validation.measure(
+                lambda lr: kept.sample(lr, temperature=0)[0],
+                device,
+                picture,
+                lambda lr: kept.sample(lr, 2, seed=seed),
+            )
+            row = {
+                "epoch": at["epoch"],
+                "step": at["epoch"] * steps_per_epoch,
+                "seconds": round(time.perf_counter() - began, 1),
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "kl_weight": at["kl_weight"],
+                "psnr_y": psnr_y,
+                "ssim_y": ssim_y,
+            }
+            of_z = latent_figures(kept, kept_q[0] if kept_q else None, *patches)
+            rows.append(row | means | of_z)
+            better = psnr_y > at["best"]
+            at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
+            figures = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
+            figures += [f"{loss} {mean:.4f}" for loss, mean in means.items()]
+            figures += [f"{name} {value:.4g}" for name, value in of_z.items()]
+            bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
+
+            # save
+            write_log(out_dir / "log.csv", rows)
+            plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y, PANELS)
+            checkpoint.save(out_dir / "cvae.pth", kept.state_dict())
+            if kept_q:
+                checkpoint.save(out_dir / "recognition.pth", kept_q[0].state_dict())
+            if better:
+                checkpoint.save(out_dir / "cvae_best.pth", kept.state_dict())
+            sums = {}
+            save_state()
+    print(f"complete: {out_dir / 'cvae.pth'}")
+    return out_dir
+
+
+if __name__ == "__main__":
+    tyro.cli(comments_as_help(train_cvae))

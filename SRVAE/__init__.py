@@ -1,0 +1,1 @@
+"""SRVAE: a fully convolutional variational autoencoder for super-resolution."""

@@ -1,0 +1,103 @@
+"""What the scripts that train networks side by side, to measure them alike, have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.files import written_whole
+from common.images import list_pairs
+from common.pixel_store import in_processes
+from common.progress import progress_bar
+from scripts.prepare_dataset import prepare_dataset
+
+Pairs = list[tuple[Path, Path]]
+
+
+class Run(NamedTuple):
+    title: str  # of the network in the tables
+    train: Callable[..., Path]  # the train function
+    seed: int
+    settings: dict[str, Any]  # its other arguments
+    folder: Path
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took."""
+        with (self.folder / "log.csv").open(newline="") as file:
+            return float(list(csv.DictReader(file))[-1]["seconds"])
+
+
+def refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Note the settings in `out`, or raise ValueError where others stand: runs would be mixed."""
+    file = out / "settings.json"
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = [f"{k} {before[k]} -> {v}" for k, v in settings.items() if before[k] != v]
+        if changed:
+            raise ValueError(
+                f"{out} holds runs with other settings ({'; '.join(changed)}): take another out "
+                "(--out), or delete it"
+            )
+        return
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def names_of_tests(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the test folders by name, `Set5` for `Set5/HR`.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    tests = {f.parent.name if f.name.lower() == "hr" else f.name: f for f in folders}
+    if len(tests) < len(folders):
+        raise ValueError(f"two test folders of one name: {', '.join(map(str, folders))}")
+    return tests
+
+
+def prepare(
+    photos: Path, tests: dict[str, Path], data: Path, degradation: str
+) -> tuple[Path, Path, dict[str, Pairs]]:
+    """Make LR photos; return the training photos' LR and HR folder, and the test folders' pairs."""
+    hr_folder, lr_folder = prepare_dataset(photos, data, degradation=degradation)
+    pairs = {}
+    for name, folder in tests.items():
+        hr, lr = prepare_dataset(folder, data / name, split="valid", degradation=degradation)
+        pairs[name] = list_pairs(lr, hr)
+    return lr_folder, hr_folder, pairs
+
+
+def train_all(runs: list[Run], jobs: int, title: str) -> None:
+    """Train what is not trained yet, `jobs` at once, each on one processor; 1: in this process."""
+    try:
+        with progress_bar(total=len(runs), desc=title, unit="run") as bar:
+            for run in in_processes(_train, runs, 0 if jobs == 1 else jobs):
+                bar.write(f"{run.title}, seed {run.seed}: {run.folder / 'output.txt'}")
+                bar.update()
+    except (KeyboardInterrupt, BrokenProcessPool):
+        sys.exit("stopped: the same command goes on where it left off")
+
+
+def _train(run: Run) -> Run:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (run.folder / "output.txt").open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        try:
+            run.train(**run.settings, seed=run.seed, out_dir=run.folder, resume=True)
+        except SystemExit as stopped:  # by Ctrl-C, after saving
+            if multiprocessing.parent_process():  # a worker would begin the next run
+                os._exit(stopped.code)
+            raise
+    return run

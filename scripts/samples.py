@@ -1,0 +1,121 @@
+"""Draw what a CVAE or SRVAE makes of photos: the mean, samples, and where they differ.
+
+    python scripts/samples.py PHOTO [PHOTO ...] --model CVAE/runs/default/cvae.pth
+
+PHOTO is an HR photo; its LR is made as MATLAB's bicubic `imresize` does. A row for each: LR,
+bicubic, the mean prediction, samples, their standard deviation at each pixel (ten times; the
+brighter, the more they differ), HR; of the crop with the strongest edges.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import tyro
+
+from common import checkpoint
+from common.device import choose_device
+from common.flags import comments_as_help
+from common.images import read_image, to_tensor, to_uint8, write_image
+from common.pictures import busiest_crop, grid
+from common.progress import progress_bar
+from common.resize import imresize
+from common.validation import Photo, sample_row
+from CVAE.model import CVAE
+from SRVAE.model import SRVAE
+
+_STRENGTH = 10  # of the drawn standard deviation
+_N_FOR_DEVIATION = 16
+
+
+def samples(
+    photos: tyro.conf.Positional[tuple[Path, ...]],  # HR photos
+    *,
+    model: Path,  # cvae.pth or srvae.pth
+    n: int = 4,  # samples of each photo
+    temperature: float = 1.0,  # of z's standard deviation
+    seed: int = 0,  # the same seed gives the same samples
+    crop: int = 192,  # HR pixels, a multiple of 4
+    out: Path = Path("samples.png"),  # the picture
+    device: str = "cuda",  # without a GPU the CPU is taken
+) -> Path:
+    """Write the picture and return its path.
+
+    Raises:
+        ValueError: n, temperature or crop is out of range, or a file is no photo or no such model.
+        FileExistsError: `out` is there already.
+    """
+    if not photos or n < 1 or crop < 16 or crop % 4:
+        raise ValueError(
+            f"{len(photos)} photos, n {n}, crop {crop}: expected one photo or more, n 1 or more, "
+            "crop a multiple of 4, 16 or more"
+        )
+    if out.exists():
+        raise FileExistsError(f"{out} is there already: name another file (--out), or delete it")
+    where = choose_device(device)
+    network = load_vae(model).to(where).eval()
+    rows = []
+    for path in progress_bar(photos, unit="photo"):
+        hr = read_image(path)
+        h, w = (size // 4 * 4 for size in hr.shape[:2])
+        if min(h, w) < 16:
+            raise ValueError(f"{path} is {hr.shape[1]}x{hr.shape[0]}, expected 16x16 or more")
+        lr = imresize(hr[:h, :w], 1 / 4)
+        photo = Photo(path.stem, lr, imresize(lr, 4), hr[:h, :w])
+        rows.append(row_of_samples(network, photo, n, temperature, seed, crop // 4))
+    write_image(out, grid(rows))
+    print(out)
+    return out
+
+
+def row_of_samples(
+    network: CVAE | SRVAE, photo: Photo, n: int, temperature: float, seed: int, size: int
+) -> list[tuple[str, np.ndarray]]:
+    """Return a row for `grid`: LR, bicubic, mean, n samples, standard deviation, HR.
+
+    Args:
+        size: of the crop, in LR pixels.
+    """
+    device = next(network.parameters()).device
+    top, left = busiest_crop(photo.lr, size)
+    lr = photo.lr[top : top + size, left : left + size]
+    h, w = lr.shape[:2]
+    hr = photo.hr[4 * top : 4 * (top + h), 4 * left : 4 * (left + w)]
+    tensor = to_tensor(lr).to(device)
+    mean = network.sample(tensor, temperature=0)[0]
+    versions = network.sample(tensor, max(n, _N_FOR_DEVIATION), temperature, seed)
+    deviation = (_STRENGTH * versions.std(0)).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    results = {"mean": to_uint8(mean)}
+    results |= {f"sample {i}": to_uint8(version) for i, version in enumerate(versions[:n], 1)}
+    results[f"deviation x {_STRENGTH}"] = to_uint8(deviation)
+    return sample_row(Photo(photo.name, lr, imresize(lr, 4), hr), results, (0, 0), size)
+
+
+def load_vae(path: Path) -> CVAE | SRVAE:
+    """Return the network of a `cvae.pth` or `srvae.pth`, its sizes found from the tensors.
+
+    Raises:
+        ValueError: the file is neither.
+    """
+    weights = checkpoint.load(path)
+    projections = 0 if "unprojected" in weights else 2
+    if "fc_mu.weight" in weights:
+        n_features = len(weights["enc_conv1.0.weight"])
+        network: CVAE | SRVAE = CVAE(n_features, len(weights["fc_mu.weight"]), projections)
+    elif "decoder.0.scale.weight" in weights:
+        n_blocks = sum(name.endswith("scale.weight") for name in weights)
+        n_features, n_latent = len(weights["conv_first.weight"]), len(weights["to_mu.weight"])
+        network = SRVAE(n_features, n_latent, n_blocks, projections)
+    else:
+        raise ValueError(f"{path} is neither a CVAE nor an SRVAE: expected cvae.pth or srvae.pth")
+    network.load_state_dict(weights)
+    return network
+
+
+if __name__ == "__main__":
+    tyro.cli(comments_as_help(samples))

@@ -90,7 +90,7 @@ def train_cvae(
     # optimisation
     n_epochs: int = 200,
     steps_per_epoch: int = 500,  # an epoch ends in validation and a checkpoint
-    learning_rate: float = 1e-3,  # Adam
+    learning_rate: float = 4e-4,  # Adam; 1e-3 with 32 features (with 64 it makes z die)
     betas: tuple[float, float] = (0.9, 0.99),  # Adam
     decay_from: float = 0.5,  # share of the run after which the rate falls to 0; 1: never
     ema_decay: float = 0.999,  # a step, of the averaged networks

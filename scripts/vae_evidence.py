@@ -95,7 +95,6 @@ def vae_evidence(
     batch_size: int = 16,  # patches of 128x128 a step
     n_epochs: int = 200,
     steps_per_epoch: int = 500,
-    learning_rate: float = 1e-3,
     n_valid: int = 20,  # of the training photos, held out
     n_patches: int = 64,  # patches of each set, on which z is judged
     n_samples: int = 10,  # of each test photo (NTIRE 2021: 10)
@@ -114,8 +113,7 @@ def vae_evidence(
     photos = photos or download_div2k("div2k")[0]
     test = test or (download_div2k("div2k", split="valid")[0],)
     settings = {"n_features": n_features, "batch_size": batch_size, "n_epochs": n_epochs}
-    settings |= {"steps_per_epoch": steps_per_epoch, "learning_rate": learning_rate}
-    settings |= {"n_valid": n_valid}
+    settings |= {"steps_per_epoch": steps_per_epoch, "n_valid": n_valid}
     refuse_other_settings(out, settings | {"photos": str(photos), "test": [str(f) for f in test]})
     lr_folder, hr_folder, tests = prepare(photos, names_of_tests(test), out / "data", "bicubic")
     settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder, "device": where.type}

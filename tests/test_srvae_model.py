@@ -1,0 +1,122 @@
+"""The SRVAE's networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from common.images import read_image, to_tensor, to_uint8
+from common.metrics import lr_psnr
+from common.resize import project, resize
+from CVAE.model import CVAE
+from SRVAE.model import SRVAE, Recognition
+
+
+@pytest.fixture
+def small() -> SRVAE:
+    """A network whose z does something from the beginning."""
+    torch.manual_seed(0)
+    network = SRVAE(12, 3, 2)
+    with torch.no_grad():
+        network.conv_last.weight.mul_(10)
+    return network.eval()
+
+
+def test_network_is_smaller_and_simpler_than_the_cvae():
+    kinds = {type(layer) for layer in SRVAE().modules()}
+    assert not kinds & {nn.Linear, nn.BatchNorm2d, nn.ConvTranspose2d}
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (SRVAE(), CVAE())]
+    assert sizes[0] < 0.1 * sizes[1]
+
+
+def test_z_has_a_place_for_each_4x4_lr_pixels(small):
+    lr = torch.rand(2, 3, 24, 36)
+    mu, logvar, features = small.encode(lr)
+    assert mu.shape == logvar.shape == (2, 3, 6, 9)
+    z = small.reparameterize(mu, logvar)
+    assert small.decode(z, features).shape == (2, 3, 96, 144)
+    changed = z.clone()
+    changed[..., 2, 4] += 1
+    moved = (small.decode(changed, features) - small.decode(z, features)).abs().sum((0, 1))
+    rows, columns = moved.nonzero().T
+    reach = 16 * 2 + 4 * (2 * 2 + 1)  # two places around, and 3x3 convolutions: 2 a block, 1 last
+    assert 32 - reach <= rows.min() and rows.max() < 48 + reach
+    assert 64 - reach <= columns.min() and columns.max() < 80 + reach
+
+
+def test_decoder_is_modulated_by_lr(small):
+    lr, other = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    mu, _, (of_lr, bicubic) = small.encode(lr)
+    of_other = small.encode(other)[2][0]
+    a, b = (small.decode(mu, (features, bicubic)) for features in (of_lr, of_other))
+    assert (a - b).abs().mean() > 1e-4
+    # Where the scale is -1 and the shift 0, nothing of z gets through.
+    with torch.no_grad():
+        for part, value in ((small.decoder[0].scale, -1.0), (small.decoder[0].shift, 0.0)):
+            part.weight.zero_()
+            part.bias.fill_(value)
+    a, b = (small.decode(z, (of_lr, bicubic)) for z in (mu, mu + 1))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (21, 38), (3, 5), (1, 1)])
+def test_photos_of_any_size(small, size):
+    lr = torch.rand(2, 3, *size)
+    samples = small.sample(lr, 2, seed=0)
+    assert samples.shape == (2, 2, 3, 4 * size[0], 4 * size[1])
+    assert samples.isfinite().all() and samples.min() >= 0 and samples.max() <= 1
+    sr, mu, logvar = small(lr)
+    assert sr.shape == samples.shape[1:] and mu.shape == logvar.shape
+    q = Recognition(12, 3)(sr.detach(), lr)
+    assert q[0].shape == q[1].shape == mu.shape
+
+
+def test_network_is_the_same_at_every_place():
+    torch.manual_seed(0)
+    network, lr = SRVAE(12, 3, 1).eval(), torch.rand(1, 3, 64, 64)
+    whole = network.sample(lr, temperature=0)[0]
+    part = network.sample(lr[..., 8:, 4:], temperature=0)[0]
+    inner = (..., slice(80, 144), slice(80, 144))
+    moved = (..., slice(48, 112), slice(64, 128))
+    torch.testing.assert_close(whole[inner], part[moved], atol=2e-4, rtol=0)
+
+
+def test_samples_are_decided_by_their_seed_and_differ(small):
+    lr = torch.rand(1, 3, 20, 20)
+    a, b, c = (small.sample(lr, 3, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert (a - c).abs().mean() > 1e-3 and (a[0] - a[1]).abs().mean() > 1e-3
+
+
+def test_temperature_zero_gives_the_mean_prediction(small):
+    lr = torch.rand(1, 3, 20, 20)
+    mu, _, features = small.encode(lr)
+    expected = small.finish(small.decode(mu, features), lr)
+    for version in small.sample(lr, 2, temperature=0):
+        assert torch.equal(version, expected)
+
+
+@pytest.mark.parametrize("arguments", [{"n": 0}, {"temperature": -1.0}])
+def test_sampling_refuses_what_has_no_meaning(small, arguments):
+    with pytest.raises(ValueError, match="expected"):
+        small.sample(torch.rand(1, 3, 16, 16), **arguments)
+
+
+def test_every_sample_gives_lr_again(small, dataset):
+    for path in sorted(dataset.lr.iterdir()):
+        lr = read_image(path)
+        samples = small.sample(to_tensor(lr), 2, seed=0)
+        assert min(lr_psnr(to_uint8(sample), lr) for sample in samples) > 45
+
+
+def test_network_starts_near_bicubic():
+    torch.manual_seed(0)
+    lr = torch.rand(1, 3, 16, 16)
+    sr, _, _ = SRVAE()(lr)
+    assert (sr - project(resize(lr, 4), lr, 2)).abs().max() < 0.1
+
+
+def test_network_for_lr_that_is_not_bicubic_is_told_apart_by_its_weights():
+    plain, unprojected = (SRVAE(12, 3, 1, projections=n).state_dict() for n in (2, 0))
+    assert unprojected.keys() - plain.keys() == {"unprojected"}

@@ -10,7 +10,7 @@ from torch import nn
 
 from common.gaussian import draw, kl_divergence
 from common.images import to_uint8
-from common.metrics import lr_psnr, psnr_ssim_y
+from common.metrics import lr_psnr, psnr_y
 from common.resize import resize
 
 PANELS = {  # of the curves, for `common.log.plot_curves`
@@ -63,8 +63,8 @@ def latent_figures(
     def render(z: torch.Tensor) -> torch.Tensor:
         return model.finish(model.decode(z, features), lr)
 
-    def psnr_y(sr: torch.Tensor) -> float:
-        return fmean(psnr_ssim_y(a[None], b[None])[0] for a, b in zip(sr, hr, strict=True))
+    def mean_psnr_y(sr: torch.Tensor) -> float:
+        return psnr_y(sr, hr).mean().item()
 
     from_q = draw(q, noise[0])
     samples = torch.stack([render(draw((mu, logvar), one)) for one in noise])
@@ -78,10 +78,10 @@ def latent_figures(
         "kl": kl_divergence(q, p).sum().item() / len(lr),
         "active_units": (((q[0] - p[0]) / (p[1] / 2).exp()).var(0) > 0.01).sum().item(),
         "sigma_ratio": ((p[1] - q[1]) / 2).mean().exp().item(),
-        "psnr_q": psnr_y(render(from_q)),
-        "psnr_other": psnr_y(render(from_q.roll(1, 0))),
-        "psnr_mean": psnr_y(render(mu)),
-        "psnr_sample": fmean(psnr_y(sample) for sample in samples),
+        "psnr_q": mean_psnr_y(render(from_q)),
+        "psnr_other": mean_psnr_y(render(from_q.roll(1, 0))),
+        "psnr_mean": mean_psnr_y(render(mu)),
+        "psnr_sample": fmean(mean_psnr_y(sample) for sample in samples),
         "std_high": std_high,
         "std_low": std_low,
         "lr_psnr": -10 * math.log10(fmean(10 ** (-value / 10) for value in lr_psnrs) or 1e-10),

@@ -56,6 +56,17 @@ def ssim(a: torch.Tensor, b: torch.Tensor, peak: float = 255.0) -> torch.Tensor:
     return similarity.view(len(a), -1).mean(dim=1)
 
 
+def psnr_y(sr: torch.Tensor, hr: torch.Tensor, shave: int = 4) -> torch.Tensor:
+    """Return PSNR-Y in dB of each image, `shave` pixels left out on every border.
+
+    Args:
+        sr, hr: (N, 3, H, W) in [0, 1].
+    Returns:
+        (N,)
+    """
+    return psnr(*(luma(x)[..., shave:-shave, shave:-shave] for x in (sr, hr)))
+
+
 def psnr_ssim_y(sr: torch.Tensor, hr: torch.Tensor, shave: int = 4) -> tuple[float, float]:
     """Return (PSNR-Y in dB, SSIM-Y) of one image, `shave` pixels left out on every border.
 

@@ -35,10 +35,10 @@ from common.folders import Pairs, training_and_validation_pairs
 from common.images import read_image, to_tensor, to_uint8, write_image
 from common.latent_figures import deviations, latent_figures
 from common.log import write_log
-from common.metrics import lr_psnr, psnr_ssim_y
+from common.metrics import lr_psnr, psnr_ssim_y, psnr_y
 from common.pictures import grid
 from common.progress import progress_bar
-from common.resize import imresize, resize
+from common.resize import imresize, project_and_clamp, resize
 from common.tiles import tile_starts
 from common.validation import Photo, Validation
 from CVAE.model import CVAE, PATCH
@@ -131,7 +131,11 @@ def vae_evidence(
         name: Validation(pairs, 1024).patches(n_patches, PATCH) for name, pairs in sets.items()
     }
     spatial_lpips, why = load_lpips(where, spatial=True)
-    rows = [{"network": "bicubic", "set": name} | _bicubic(pairs) for name, pairs in tests.items()]
+    rows = [
+        {"network": network, "set": name} | _bicubic(pairs, projections)
+        for network, projections in (("bicubic", 0), ("bicubic, projected", 10))
+        for name, pairs in tests.items()
+    ]
     with progress_bar(total=len(runs) * len(sets), desc="measuring") as bar:
         for run in runs:
             network, recognition = _load(run.folder, where)
@@ -171,15 +175,16 @@ def _load(
     return network, recognition.to(device).eval()
 
 
-def _bicubic(pairs: Pairs) -> dict[str, float]:
+def _bicubic(pairs: Pairs, projections: int) -> dict[str, float]:
+    """Return the figures of bicubic on whole photos, projected onto LR as the networks' images."""
     figures = []
     for lr_path, hr_path in pairs:
-        lr = read_image(lr_path)
-        bicubic = imresize(lr, 4)
-        psnr_y, ssim_y = psnr_ssim_y(to_tensor(bicubic), to_tensor(read_image(hr_path)))
-        figures.append((psnr_y, ssim_y, lr_psnr(bicubic, lr)))
-    psnr_y, ssim_y, consistency = zip(*figures, strict=True)
-    return {"psnr_y": fmean(psnr_y), "ssim_y": fmean(ssim_y), "lr_psnr_worst": min(consistency)}
+        pixels, hr = read_image(lr_path), to_tensor(read_image(hr_path))
+        sr, lr = to_tensor(imresize(pixels, 4)), to_tensor(pixels)
+        sr = project_and_clamp(sr, lr, projections)
+        figures.append((*psnr_ssim_y(sr, hr), lr_psnr(to_uint8(sr), pixels)))
+    psnr, ssim, consistency = zip(*figures, strict=True)
+    return {"psnr_y": fmean(psnr), "ssim_y": fmean(ssim), "lr_psnr_worst": min(consistency)}
 
 
 @torch.inference_mode()
@@ -200,10 +205,10 @@ def _on_photos(
         lr, hr = (to_tensor(x).to(device) for x in (lr_pixels, read_image(hr_path)))
         mean = network.sample(lr, temperature=0)[0]
         samples = network.sample(lr, n_samples, seed=0)
-        psnr_y, ssim_y = psnr_ssim_y(mean, hr)
+        psnr, ssim = psnr_ssim_y(mean, hr)
         std_high, std_low = deviations(samples)
-        values = {"psnr_y": psnr_y, "ssim_y": ssim_y, "std_high": std_high, "std_low": std_low}
-        values["psnr_y_sample"] = fmean(psnr_ssim_y(sample, hr)[0] for sample in samples)
+        values = {"psnr_y": psnr, "ssim_y": ssim, "std_high": std_high, "std_low": std_low}
+        values["psnr_y_sample"] = psnr_y(samples[:, 0], hr.expand_as(samples[:, 0])).mean().item()
         values["lr_psnr_worst"] = min(lr_psnr(to_uint8(x), lr_pixels) for x in (mean, *samples))
         null = noise_like(samples, mean, lr, network)
         for kind, versions in (("", samples), ("_null", null)):

@@ -49,7 +49,17 @@ def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    root = tmp_path_factory.mktemp("dataset")
+    """Photos of 24 LR pixels and more."""
+    return lay_out(tmp_path_factory.mktemp("dataset"), height=97)
+
+
+@pytest.fixture(scope="session")
+def large_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Photos of 32 LR pixels and more."""
+    return lay_out(tmp_path_factory.mktemp("large_dataset"), height=131)
+
+
+def lay_out(root: Path, height: int) -> Dataset:
     cuts = {
         "train": ("astronaut.png", "rocket.jpg", "motorcycle_left.png", "ihc.png", "coffee.png"),
         "valid": ("chelsea.png", "astronaut.png"),
@@ -58,7 +68,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     for split, names in cuts.items():
         for i, name in enumerate(names):
             top = 200 if split == "train" else 20
-            photo = read_image(SKIMAGE_DATA / name)[top : top + 97, 100 : 230 + 4 * i]
+            photo = read_image(SKIMAGE_DATA / name)[top : top + height, 100 : 230 + 4 * i]
             write_image(root / split / f"{i:04d}.png", photo)
         folders[split] = prepare_dataset(root / split, root, split=split, processes=0)
     (hr, lr), (valid_hr, valid_lr) = folders["train"], folders["valid"]

@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from common.images import read_image, to_tensor, to_uint8
-from common.metrics import lr_psnr, luma, psnr, psnr_ssim_y, ssim
+from common.metrics import lr_psnr, luma, psnr, psnr_ssim_y, psnr_y, ssim
 from common.resize import imresize
 from tests.conftest import SKIMAGE_DATA
 
@@ -54,6 +54,12 @@ def test_equal_images_have_ssim_one_and_shaved_pixels_do_not_count():
     spoiled[..., :4, :] = spoiled[..., -4:] = 0
     score = psnr_ssim_y(spoiled, hr)
     assert score[0] == float("inf") and score[1] == pytest.approx(1)
+
+
+def test_psnr_of_a_batch_is_that_of_each_image():
+    sr, hr = torch.rand(2, 3, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    expected = [psnr_ssim_y(a[None], b[None])[0] for a, b in zip(sr, hr, strict=True)]
+    assert psnr_y(sr, hr).tolist() == pytest.approx(expected)
 
 
 def test_images_of_different_sizes_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from common.images import list_pairs, read_image
 from common.pictures import busiest_crop, grid
+from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
@@ -21,6 +23,9 @@ from scripts.builtin_photos import builtin_photos
 from scripts.cyclegan_evidence import cyclegan_evidence
 from scripts.prepare_dataset import prepare_dataset
 from scripts.quickstart import quickstart, table
+from scripts.samples import samples
+from scripts.vae_evidence import vae_evidence
+from SRVAE.train_srvae import train_srvae
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,8 +35,12 @@ FUNCTIONS = {
     "CycleGAN/CycleGAN_w_v1/CycleGAN.py": v1.train_cyclegan_sr,
     "CycleGAN/CycleGAN_w_v2/CycleGAN2.py": v2.train_cyclegan_sr,
     "CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py": v3.train_cyclegan_sr,
+    "CVAE/train_cvae.py": train_cvae,
+    "SRVAE/train_srvae.py": train_srvae,
     "scripts/prepare_dataset.py": prepare_dataset,
+    "scripts/samples.py": samples,
     "scripts/cyclegan_evidence.py": cyclegan_evidence,
+    "scripts/vae_evidence.py": vae_evidence,
 }
 
 
@@ -92,6 +101,10 @@ def test_benchmark_of_training_measures_both_sides(capsys):
         ("scripts/benchmark.py", "data"),
         ("scripts/builtin_photos.py", "degradation {bicubic,realistic}"),
         ("scripts/cyclegan_evidence.py", "jobs INT runs at once"),
+        ("scripts/vae_evidence.py", "n-samples INT of each test photo"),
+        ("scripts/samples.py", "model PATH cvae.pth or srvae.pth"),
+        ("CVAE/train_cvae.py", "free-nats FLOAT KL of each latent number"),
+        ("SRVAE/train_srvae.py", "n-latent INT numbers of z for each 4x4 LR pixels"),
         ("CycleGAN/CycleGAN_w_v1/CycleGAN.py", "lambda-cycle FLOAT L1 of both cycles (paper)"),
         ("CycleGAN/CycleGAN_w_v2/CycleGAN2.py", "ema-decay FLOAT a step, of the averaged G"),
         ("CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py", "low-factor INT"),
@@ -142,11 +155,11 @@ def test_readme_names_files_and_flags_that_exist():
         if path in FUNCTIONS:
             flags = re.findall(r"--([\w-]+)", arguments)
             names = {flag.removeprefix("no-").replace("-", "_") for flag in flags}
-            assert names <= FUNCTIONS[path].__kwdefaults__.keys() | {"help"}, path
+            assert names <= inspect.signature(FUNCTIONS[path]).parameters.keys() | {"help"}, path
             seen |= names
     assert {"n_blocks", "n_features", "jobs"} <= seen
     everywhere = {flag.replace("-", "_") for flag in re.findall(r"--(?:no-)?([a-z][\w-]+)", README)}
-    known = set().union(*(function.__kwdefaults__ for function in FUNCTIONS.values()))
+    known = set().union(*(inspect.signature(f).parameters for f in FUNCTIONS.values()))
     assert {"degradation", "ablation", "resume"} <= everywhere <= known | {"help"}
 
 
@@ -177,6 +190,17 @@ def test_readme_loads_a_cyclegan(tmp_path, dataset):
     names: dict = {}
     exec(block.replace("CycleGAN/CycleGAN_w_v3/runs/default", run.as_posix()), names)
     assert names["G"].back_projections == 2
+
+
+def test_readme_samples_from_a_cvae(tmp_path, large_dataset):
+    (block,) = [b for b in README_PYTHON if "CVAE" in b]
+    settings = {"n_epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "valid_patches": 2}
+    settings |= {"workers": 0, "device": "cpu"}
+    run = train_cvae(**large_dataset.folders(), **settings, out_dir=tmp_path / "run")
+    names: dict = {}
+    photo = next(large_dataset.valid_lr.iterdir()).as_posix()
+    exec(block.replace("CVAE/runs/default", run.as_posix()).replace("photo.jpg", photo), names)
+    assert names["versions"].shape[0] == 4 and names["mean"].shape == names["versions"].shape[1:]
 
 
 def test_builtin_photos_come_in_both_degradations(tmp_path):

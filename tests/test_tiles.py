@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def test_tiles_cover_every_length_with_the_overlap():
     for length in range(1, 200):
         starts = tile_starts(length, 32, overlap=8)
         assert starts[0] == 0 and starts[-1] == max(0, length - 32)
-        assert all(0 < b - a <= 24 for a, b in zip(starts, starts[1:], strict=False))
+        assert all(0 < b - a <= 24 for a, b in itertools.pairwise(starts))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 70), (33, 56)])

@@ -1,0 +1,144 @@
+"""The script that measures whether samples differ, and the one that draws them."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from torchvision.models import alexnet
+
+from common import checkpoint
+from common.images import list_pairs, read_image, to_tensor
+from common.latent_figures import deviations
+from common.resize import resize
+from CVAE.model import CVAE
+from scripts import samples, vae_evidence
+from scripts.lpips import load_lpips
+from scripts.samples import load_vae
+from SRVAE.model import SRVAE
+
+
+@pytest.fixture(scope="module")
+def lively() -> CVAE:
+    """A small CVAE whose batch norm has seen some images, and whose z does something."""
+    torch.manual_seed(0)
+    network = CVAE(4, 16)
+    with torch.no_grad():
+        network.upsample2[2].weight.fill_(1)
+        for _ in range(5):
+            network(torch.rand(4, 3, 32, 32))
+    return network.eval()
+
+
+def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, capsys):
+    settings = {"photos": large_dataset.hr, "test": (large_dataset.valid_hr,), "seeds": (0,)}
+    settings |= {"n_features": 4, "batch_size": 2, "n_epochs": 1, "steps_per_epoch": 2}
+    settings |= {"n_valid": 1, "n_patches": 4, "n_samples": 3, "out": tmp_path, "device": "cpu"}
+    vae_evidence.vae_evidence(**settings)
+    with (tmp_path / "evidence.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    name = large_dataset.valid_hr.name
+    assert [row["network"] for row in rows] == [
+        "bicubic", "bicubic, projected", *3 * ["CVAE, no recognition"], *3 * ["CVAE"],
+        *3 * ["SRVAE"],
+    ]  # fmt: skip
+    assert [row["set"] for row in rows[2:5]] == ["training", "held out", name]
+    for row in rows[2:]:
+        assert float(row["kl"]) > 0 and (row["psnr_y"] != "") == (row["set"] == name)
+    projected, ours = rows[1], rows[4]
+    assert float(projected["psnr_y"]) > float(rows[0]["psnr_y"]) + 0.3
+    assert float(ours["psnr_y"]) == pytest.approx(float(projected["psnr_y"]), abs=0.1)
+    assert float(projected["lr_psnr_worst"]) > 45 > float(rows[0]["lr_psnr_worst"])
+    text = (tmp_path / "evidence.md").read_text()
+    assert text in capsys.readouterr().out and text.count("\n| SRVAE |") == 4
+    # A row for each network: LR, bicubic, mean, four samples, deviation, HR of 128 pixels.
+    assert read_image(tmp_path / "evidence.png").shape[1] > 9 * 128
+    weights = (tmp_path / "SRVAE_0" / "srvae.pth").stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r"other settings \(batch_size 2 -> 3\).*--out"):
+        vae_evidence.vae_evidence(**settings | {"batch_size": 3})
+    vae_evidence.vae_evidence(**settings)  # nothing is trained twice
+    assert (tmp_path / "SRVAE_0" / "srvae.pth").stat().st_mtime_ns == weights
+
+
+def test_diversity_by_hand():
+    # Means 2 and 3; the best at each place 1, 2, 1, 1: mean 1.25.
+    distances = torch.tensor([[[1.0, 2.0], [3.0, 2.0]], [[5.0, 5.0], [1.0, 1.0]]])
+    assert vae_evidence.diversity_score(distances) == pytest.approx(100 * (2 - 1.25) / 2)
+    assert vae_evidence.diversity_score(distances[:1].expand(3, 2, 2)) == 0
+
+
+def test_noise_has_the_samples_strength_outside_of_lrs_reach(lively, large_dataset):
+    lr = to_tensor(read_image(sorted(large_dataset.lr.iterdir())[0]))
+    mean, drawn = lively.sample(lr, temperature=0)[0], lively.sample(lr, 4, seed=0)
+    noise = vae_evidence.noise_like(drawn, mean, lr, lively)
+    assert deviations(noise)[0] == pytest.approx(deviations(drawn)[0], rel=0.1)
+    assert all((resize(x, 1 / 4) - lr).abs().max() < 2 / 255 for x in noise)
+
+
+def test_step_at_tile_borders_shows_seams(lively):
+    torch.manual_seed(0)
+    lr = torch.nn.functional.interpolate(torch.rand(1, 3, 20, 20), size=100, mode="bicubic")
+    lr = lr.clamp(0, 1)
+    assert vae_evidence.border_step(lively, lr) == pytest.approx(1, abs=0.03)
+    assert abs(vae_evidence.border_step(lively, lr, overlap=0) - 1) > 0.06
+
+
+def test_picture_of_samples(lively, large_dataset, tmp_path, capsys):
+    checkpoint.save(tmp_path / "cvae.pth", lively.state_dict())
+    photos = tuple(sorted(large_dataset.valid_hr.iterdir()))
+    settings = {"model": tmp_path / "cvae.pth", "n": 2, "crop": 64, "out": tmp_path / "s.png"}
+    samples.samples(photos, **settings)
+    picture = read_image(tmp_path / "s.png")
+    # LR, bicubic, mean, two samples, deviation, HR of two photos; and gaps.
+    assert 7 * 64 < picture.shape[1] < 8 * 75 and picture.shape[0] > 2 * 64
+    assert str(tmp_path / "s.png") in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match="--out"):
+        samples.samples(photos, **settings)
+    settings |= {"out": tmp_path / "t.png"}
+    for change in ({"n": 0}, {"crop": 30}):
+        with pytest.raises(ValueError, match="expected one photo or more"):
+            samples.samples(photos, **settings | change)
+    (tmp_path / "no.png").write_text("no photo")
+    with pytest.raises(ValueError, match=r"no\.png: cannot be read"):
+        samples.samples((tmp_path / "no.png",), **settings)
+    assert not (tmp_path / "t.png").exists()
+
+
+@pytest.mark.parametrize("projections", [0, 2])
+@pytest.mark.parametrize("network", [CVAE(4, 32), SRVAE(6, 3, 2)], ids=["CVAE", "SRVAE"])
+def test_network_and_its_sizes_are_found_from_the_tensors(network, projections, tmp_path):
+    kind = type(network)
+    network = kind(4, 32, projections) if kind is CVAE else kind(6, 3, 2, projections)
+    checkpoint.save(tmp_path / "a.pth", network.state_dict())
+    found = load_vae(tmp_path / "a.pth")
+    assert type(found) is kind and found.projections == projections
+    expected = network.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.state_dict().items())
+
+
+def test_other_files_are_no_vae(tmp_path):
+    checkpoint.save(tmp_path / "a.pth", {"weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"a\.pth is neither a CVAE nor an SRVAE"):
+        load_vae(tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="there is no such file"):
+        load_vae(tmp_path / "b.pth")
+
+
+def test_spatial_lpips_has_the_whole_distance_as_its_mean(tmp_path, monkeypatch, large_dataset):
+    """With random weights of the same network: its real ones cannot be had without a network."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    torch.manual_seed(0)
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(alexnet().state_dict(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    device = torch.device("cpu")
+    whole, spatial = (load_lpips(device, spatial)[0] for spatial in (False, True))
+    pairs = list_pairs(large_dataset.valid_lr, large_dataset.valid_hr)
+    hr = to_tensor(read_image(pairs[0][1]))[..., :128, :128]
+    other = (hr + 0.1 * torch.randn(hr.shape)).clamp(0, 1)
+    with torch.inference_mode():
+        distances = spatial(other, hr)
+    assert distances.shape == (1, 1, 128, 128)
+    # The maps of the layers are enlarged to the image's size, which nearly keeps their means.
+    assert distances.mean().item() == pytest.approx(whole(other, hr), rel=0.1)
+    assert spatial(hr, hr).abs().max() < 1e-6

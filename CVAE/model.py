@@ -96,7 +96,8 @@ class CVAE(nn.Module):
         e2 = self.enc_conv2(e1)  # (N, 128, 16, 16)
         e3 = self.enc_conv3(e2)  # (N, 256, 8, 8)
         x = self.flatten(self.enc_conv4(e3))  # (N, 512 * 4 * 4)
-        return self.fc_mu(x), self.fc_logvar(x).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT), [e1, e2, e3]
+        mu, logvar = self.fc_mu(x).float(), self.fc_logvar(x).float()  # (in bfloat16 by autocast)
+        return mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT), [e1, e2, e3]
 
     def reparameterize(self, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
         """Return z ~ N(mu, sigma^2), with gradients to mu and logvar."""
@@ -224,5 +225,5 @@ class Recognition(nn.Module):
         """
         detail = functional.pixel_unshuffle(hr - resize(lr, 4), 4)  # (N, 48, 32, 32)
         x = self.convs(torch.cat([_DETAIL_SCALE * detail, lr], 1))  # (N, 512, 4, 4)
-        mu, logvar = self.to_mu(x).flatten(1), self.to_logvar(x).flatten(1)
+        mu, logvar = self.to_mu(x).float().flatten(1), self.to_logvar(x).float().flatten(1)
         return mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)

@@ -9,8 +9,8 @@ The full run, on DIV2K (a GPU):
 Minutes on two cores, on built-in photos:
     python scripts/builtin_photos.py
     python CVAE/train_cvae.py --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
-        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 32 --batch-size 8 \
-        --n-epochs 4 --steps-per-epoch 100 --valid-patches 16 --out-dir runs/cvae
+        --hr-folder div2k/builtin/DIV2K_train_HR --n-features 32 --learning-rate 1e-3 \
+        --batch-size 8 --n-epochs 4 --steps-per-epoch 100 --out-dir runs/cvae
 The network without recognition, whose z dies: add --no-recognition.
 
 Differences from the paper:
@@ -205,11 +205,10 @@ def train_cvae(
                 # generator
                 with autocast(device):
                     mu, logvar, skips = model.encode(lr)
-                    p = mu.float(), logvar.float()
+                    p = mu, logvar
                     q = q_network(hr, lr) if q_network else p
-                    q = q[0].float(), q[1].float()
-                    sr = model.decode(model.reparameterize(*q), skips).float()
-                sr = project(sr, lr, projections)
+                    sr = model.decode(model.reparameterize(*q), skips)
+                sr = project(sr.float(), lr, projections)
                 losses = {"reconstruction": errors[reconstruction](sr, hr)}
                 if q_network:
                     losses["kl_q"], losses["kl"] = kl_terms(q, p, free_nats)
@@ -264,7 +263,7 @@ def train_cvae(
             at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
             figures = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
             figures += [f"{loss} {mean:.4f}" for loss, mean in means.items()]
-            figures += [f"{name} {value:.4g}" for name, value in of_z.items()]
+            figures += [f"{k} {of_z[k]:.4g}" for k in ("active_units", "psnr_q", "std_high")]
             bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save

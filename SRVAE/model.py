@@ -98,8 +98,8 @@ class SRVAE(nn.Module):
         """
         features = self.encoder(self.conv_first(pad_to_stride(lr)))  # (N, 64, H, W)
         x = self.prior(features)  # (N, 64, H/4, W/4)
-        logvar = self.to_logvar(x).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
-        return self.to_mu(x), logvar, (features, resize(lr, 4))
+        mu, logvar = self.to_mu(x).float(), self.to_logvar(x).float()  # (in bfloat16 by autocast)
+        return mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT), (features, resize(lr, 4))
 
     def reparameterize(self, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
         """Return z ~ N(mu, sigma^2), with gradients to mu and logvar."""
@@ -181,7 +181,8 @@ class Recognition(nn.Module):
         detail = functional.pixel_unshuffle(hr - resize(lr, 4), 4)  # (N, 48, H, W)
         x = torch.cat([_DETAIL_SCALE * detail, lr], 1)
         x = self.convs(pad_to_stride(x))  # (N, 128, H/4, W/4)
-        return self.to_mu(x), self.to_logvar(x).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        mu, logvar = self.to_mu(x).float(), self.to_logvar(x).float()
+        return mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
 
 
 def pad_to_stride(x: torch.Tensor) -> torch.Tensor:

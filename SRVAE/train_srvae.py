@@ -10,7 +10,7 @@ Minutes on two cores, on built-in photos:
     python scripts/builtin_photos.py
     python SRVAE/train_srvae.py --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
         --hr-folder div2k/builtin/DIV2K_train_HR --n-features 48 --batch-size 8 \
-        --n-epochs 4 --steps-per-epoch 100 --valid-patches 16 --out-dir runs/srvae
+        --n-epochs 4 --steps-per-epoch 100 --out-dir runs/srvae
 
 Differences from the paper, and from the CVAE here:
 - z has a place: n_latent numbers for each 4x4 LR pixels. LR reaches the decoder only by scaling and
@@ -205,11 +205,10 @@ def train_srvae(
                 # generator
                 with autocast(device):
                     mu, logvar, features = model.encode(lr)
-                    p = mu.float(), logvar.float()
-                    mu, logvar = q_network(hr, lr)
-                    q = mu.float(), logvar.float()
-                    sr = model.decode(model.reparameterize(*q), features).float()
-                sr = project(sr, lr, projections)
+                    p = mu, logvar
+                    q = q_network(hr, lr)
+                    sr = model.decode(model.reparameterize(*q), features)
+                sr = project(sr.float(), lr, projections)
                 losses = {"reconstruction": functional.l1_loss(sr, hr)}
                 losses["kl_q"], losses["kl"] = kl_terms(q, p, free_nats)
                 kl = at["kl_weight"] * losses["kl_q"] + prior_weight * losses["kl"]
@@ -259,7 +258,7 @@ def train_srvae(
             at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
             figures = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
             figures += [f"{loss} {mean:.4f}" for loss, mean in means.items()]
-            figures += [f"{name} {value:.4g}" for name, value in of_z.items()]
+            figures += [f"{k} {of_z[k]:.4g}" for k in ("active_units", "psnr_q", "std_high")]
             bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save

@@ -15,6 +15,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from common import checkpoint
 from common.images import read_image, write_image
+from CVAE.model import CVAE
 from scripts.prepare_dataset import prepare_dataset
 
 SKIMAGE_DATA = Path(skimage.__file__).parent / "data"
@@ -57,6 +58,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def large_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Photos of 32 LR pixels and more."""
     return lay_out(tmp_path_factory.mktemp("large_dataset"), height=131)
+
+
+@pytest.fixture(scope="session")
+def small_cvae() -> CVAE:
+    """A CVAE of 8 features whose batch norm has seen some images, and whose z does something."""
+    torch.manual_seed(0)
+    network = CVAE(8, 32)
+    with torch.no_grad():
+        network.upsample2[2].weight.fill_(1)
+        network.decoder_input.weight.mul_(10)
+        for _ in range(10):
+            network(torch.rand(4, 3, 32, 32))
+    return network.eval()
 
 
 def lay_out(root: Path, height: int) -> Dataset:

@@ -177,12 +177,12 @@ def test_reconstruction_can_be_the_squared_error(large_dataset, runs, tmp_path):
 
 @pytest.mark.parametrize("name", TRAIN)
 def test_training_lowers_the_loss(large_dataset, tmp_path, name):
-    sizes = {"n_features": 12, "n_latent": 16} if name == "cvae" else {"n_features": 12}
-    settings = {"learning_rate": 3e-3, "n_epochs": 2, "steps_per_epoch": 40, "valid_patches": 2}
-    rows = rows_of(train(name, large_dataset, tmp_path, **sizes, **settings))
-    bicubic_only = float(rows[0]["loss_reconstruction"])
-    assert float(rows[1]["loss_reconstruction"]) < 0.98 * bicubic_only
-    assert float(rows[1]["loss_kl"]) < float(rows[0]["loss_kl"])
+    """The CVAE starts from gray where it is not projected, the SRVAE from bicubic."""
+    n_features, steps, share = (8, 20, 0.9) if name == "cvae" else (16, 60, 0.995)
+    settings = {"n_features": n_features, "steps_per_epoch": steps, "projections": 0}
+    run = train(name, large_dataset, tmp_path, **settings, learning_rate=3e-3, valid_patches=2)
+    before, after = (float(row["loss_reconstruction"]) for row in rows_of(run))
+    assert after < share * before
 
 
 @pytest.mark.parametrize("name", TRAIN)
@@ -250,7 +250,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("name", TRAIN)
 def test_lr_and_hr_that_do_not_belong_together_are_refused(large_dataset, tmp_path, name):
-    with pytest.raises(ValueError, match="swapped"):
+    with pytest.raises(ValueError, match="do not pair up"):
         folders = {"lr_folder": large_dataset.hr, "hr_folder": large_dataset.lr}
         train(name, large_dataset, tmp_path / "a", **folders)
     for lr in large_dataset.lr.iterdir():

@@ -19,18 +19,6 @@ from scripts.samples import load_vae
 from SRVAE.model import SRVAE
 
 
-@pytest.fixture(scope="module")
-def lively() -> CVAE:
-    """A small CVAE whose batch norm has seen some images, and whose z does something."""
-    torch.manual_seed(0)
-    network = CVAE(4, 16)
-    with torch.no_grad():
-        network.upsample2[2].weight.fill_(1)
-        for _ in range(5):
-            network(torch.rand(4, 3, 32, 32))
-    return network.eval()
-
-
 def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, capsys):
     settings = {"photos": large_dataset.hr, "test": (large_dataset.valid_hr,), "seeds": (0,)}
     settings |= {"n_features": 4, "batch_size": 2, "n_epochs": 1, "steps_per_epoch": 2}
@@ -68,24 +56,24 @@ def test_diversity_by_hand():
     assert vae_evidence.diversity_score(distances[:1].expand(3, 2, 2)) == 0
 
 
-def test_noise_has_the_samples_strength_outside_of_lrs_reach(lively, large_dataset):
+def test_noise_has_the_samples_strength_outside_of_lrs_reach(small_cvae, large_dataset):
     lr = to_tensor(read_image(sorted(large_dataset.lr.iterdir())[0]))
-    mean, drawn = lively.sample(lr, temperature=0)[0], lively.sample(lr, 4, seed=0)
-    noise = vae_evidence.noise_like(drawn, mean, lr, lively)
+    mean, drawn = small_cvae.sample(lr, temperature=0)[0], small_cvae.sample(lr, 4, seed=0)
+    noise = vae_evidence.noise_like(drawn, mean, lr, small_cvae)
     assert deviations(noise)[0] == pytest.approx(deviations(drawn)[0], rel=0.1)
     assert all((resize(x, 1 / 4) - lr).abs().max() < 2 / 255 for x in noise)
 
 
-def test_step_at_tile_borders_shows_seams(lively):
+def test_step_at_tile_borders_shows_seams(small_cvae):
     torch.manual_seed(0)
     lr = torch.nn.functional.interpolate(torch.rand(1, 3, 20, 20), size=100, mode="bicubic")
     lr = lr.clamp(0, 1)
-    assert vae_evidence.border_step(lively, lr) == pytest.approx(1, abs=0.03)
-    assert abs(vae_evidence.border_step(lively, lr, overlap=0) - 1) > 0.06
+    assert vae_evidence.border_step(small_cvae, lr) == pytest.approx(1, abs=0.03)
+    assert abs(vae_evidence.border_step(small_cvae, lr, overlap=0) - 1) > 0.06
 
 
-def test_picture_of_samples(lively, large_dataset, tmp_path, capsys):
-    checkpoint.save(tmp_path / "cvae.pth", lively.state_dict())
+def test_picture_of_samples(small_cvae, large_dataset, tmp_path, capsys):
+    checkpoint.save(tmp_path / "cvae.pth", small_cvae.state_dict())
     photos = tuple(sorted(large_dataset.valid_hr.iterdir()))
     settings = {"model": tmp_path / "cvae.pth", "n": 2, "crop": 64, "out": tmp_path / "s.png"}
     samples.samples(photos, **settings)

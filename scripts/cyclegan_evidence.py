@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import tyro
 
-from common import checkpoint
 from common.device import choose_device, describe
 from common.div2k import download_div2k
 from common.files import written_whole
@@ -43,6 +42,7 @@ from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from scripts.evidence import Pairs, Run, names_of_tests, prepare, refuse_other_settings, train_all
 from scripts.lpips import load_lpips
+from scripts.models import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"v1": v1, "v2": v2, "v3": v3}
@@ -153,7 +153,7 @@ def cyclegan_evidence(
         for run in runs[track]:
             what = {"network": run.title, "track": track, "seed": run.seed}
             what["seconds"] = run.seconds
-            measured = _measure(_load(run, n_features, where), pairs[track], lpips)
+            measured = _measure(_load(run, where), pairs[track], lpips)
             rows += [what | row for row in measured]
     write_log(out / "evidence.csv", rows)
     text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
@@ -161,7 +161,7 @@ def cyclegan_evidence(
     text += "".join(table(rows, track) for track in tracks) + (f"\n{why}\n" if why else "")
     with written_whole(out / "evidence.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    write_image(out / "evidence.png", _picture(runs, pairs, n_features, where))
+    write_image(out / "evidence.png", _picture(runs, pairs, where))
     print(f"\n{text}\n{out / 'evidence.md'}\n{out / 'evidence.png'}")
     return out
 
@@ -186,12 +186,8 @@ def _plan(
     return plan
 
 
-def _load(run: Run, n_features: int, device: torch.device) -> torch.nn.Module:
-    weights = checkpoint.load(run.folder / "G_LR2HR.pth")
-    kind = v3.GeneratorSR if "_extra_state" in weights else v1.GeneratorSR
-    G = kind(n_features)
-    G.load_state_dict(weights)
-    return G.to(device).eval()
+def _load(run: Run, device: torch.device) -> torch.nn.Module:
+    return load_model(run.folder / "G_LR2HR.pth", device).network
 
 
 @torch.inference_mode()
@@ -260,16 +256,13 @@ def table(rows: list[dict[str, Any]], track: str) -> str:
 def _picture(
     runs: dict[str, list[Run]],
     pairs: dict[str, dict[str, Pairs]],
-    n_features: int,
     device: torch.device,
 ) -> np.ndarray:
     """Return a crop of the second photo of each test folder and track: LR | bicubic | v1.. | HR."""
     rows, size = [], 48
     for track, folders in pairs.items():
         networks = {
-            run.title: _load(run, n_features, device)
-            for run in reversed(runs[track])
-            if run.title in SCRIPTS
+            run.title: _load(run, device) for run in reversed(runs[track]) if run.title in SCRIPTS
         }
         for name, photos in folders.items():
             lr_path, hr_path = photos[min(1, len(photos) - 1)]

@@ -18,8 +18,6 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common import checkpoint
-from common.device import choose_device
 from common.flags import comments_as_help
 from common.images import read_image, to_tensor, to_uint8, write_image
 from common.pictures import busiest_crop, grid
@@ -27,6 +25,7 @@ from common.progress import progress_bar
 from common.resize import imresize
 from common.validation import Photo, sample_row
 from CVAE.model import CVAE
+from scripts.models import load_model
 from SRVAE.model import SRVAE
 
 _STRENGTH = 10  # of the drawn standard deviation
@@ -57,8 +56,9 @@ def samples(
         )
     if out.exists():
         raise FileExistsError(f"{out} is there already: name another file (--out), or delete it")
-    where = choose_device(device)
-    network = load_vae(model).to(where).eval()
+    loaded = load_model(model, device)
+    if loaded.name not in ("CVAE", "SRVAE"):
+        raise ValueError(f"{model} is of {loaded.name}, which has one answer: expected a VAE's")
     rows = []
     for path in progress_bar(photos, unit="photo"):
         hr = read_image(path)
@@ -67,7 +67,7 @@ def samples(
             raise ValueError(f"{path} is {hr.shape[1]}x{hr.shape[0]}, expected 16x16 or more")
         lr = imresize(hr[:h, :w], 1 / 4)
         photo = Photo(path.stem, lr, imresize(lr, 4), hr[:h, :w])
-        rows.append(row_of_samples(network, photo, n, temperature, seed, crop // 4))
+        rows.append(row_of_samples(loaded.network, photo, n, temperature, seed, crop // 4))
     write_image(out, grid(rows))
     print(out)
     return out
@@ -94,27 +94,6 @@ def row_of_samples(
     results |= {f"sample {i}": to_uint8(version) for i, version in enumerate(versions[:n], 1)}
     results[f"deviation x {_STRENGTH}"] = to_uint8(deviation)
     return sample_row(Photo(photo.name, lr, imresize(lr, 4), hr), results, (0, 0), size)
-
-
-def load_vae(path: Path) -> CVAE | SRVAE:
-    """Return the network of a `cvae.pth` or `srvae.pth`, its sizes found from the tensors.
-
-    Raises:
-        ValueError: the file is neither.
-    """
-    weights = checkpoint.load(path)
-    projections = 0 if "unprojected" in weights else 2
-    if "fc_mu.weight" in weights:
-        n_features = len(weights["enc_conv1.0.weight"])
-        network: CVAE | SRVAE = CVAE(n_features, len(weights["fc_mu.weight"]), projections)
-    elif "decoder.0.scale.weight" in weights:
-        n_blocks = sum(name.endswith("scale.weight") for name in weights)
-        n_features, n_latent = len(weights["conv_first.weight"]), len(weights["to_mu.weight"])
-        network = SRVAE(n_features, n_latent, n_blocks, projections)
-    else:
-        raise ValueError(f"{path} is neither a CVAE nor an SRVAE: expected cvae.pth or srvae.pth")
-    network.load_state_dict(weights)
-    return network
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ from CVAE.model import Recognition as RecognitionOfCVAE
 from CVAE.train_cvae import train_cvae
 from scripts.evidence import Run, names_of_tests, prepare, refuse_other_settings, train_all
 from scripts.lpips import load_lpips
-from scripts.samples import load_vae, row_of_samples
+from scripts.models import load_model
+from scripts.samples import row_of_samples
 from SRVAE.model import SRVAE
 from SRVAE.model import Recognition as RecognitionOfSRVAE
 from SRVAE.train_srvae import train_srvae
@@ -166,7 +167,7 @@ def _load(
 ) -> tuple[CVAE | SRVAE, RecognitionOfCVAE | RecognitionOfSRVAE | None]:
     """Return the network of a run and its recognition network, where there is one."""
     (path,) = (folder / name for name in ("cvae.pth", "srvae.pth") if (folder / name).exists())
-    network = load_vae(path).to(device).eval()
+    network = load_model(path, device).network
     if not (folder / "recognition.pth").exists():
         return network, None
     kind = RecognitionOfCVAE if isinstance(network, CVAE) else RecognitionOfSRVAE

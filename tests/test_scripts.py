@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.images import list_pairs, read_image
 from common.pictures import busiest_crop, grid
@@ -181,6 +182,11 @@ def test_readme_python_runs(tmp_path, dataset, monkeypatch):
     names: dict = {}
     exec(block, names)
     assert isinstance(names["sr"], torch.Tensor) and names["sr"].shape[1] == 3
+    (short,) = [b for b in README_PYTHON if "load_model" in b]
+    short = short.replace("ESRGAN/runs/default", run.as_posix())
+    photo = next(dataset.valid_lr.iterdir())
+    exec(short.replace("photo.jpg", photo.as_posix()), names)
+    assert names["sr"].size == tuple(4 * n for n in Image.open(photo).size)
 
 
 def test_readme_loads_a_cyclegan(tmp_path, dataset):

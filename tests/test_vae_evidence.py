@@ -12,11 +12,9 @@ from common import checkpoint
 from common.images import list_pairs, read_image, to_tensor
 from common.latent_figures import deviations
 from common.resize import resize
-from CVAE.model import CVAE
+from ESRGAN.model import GeneratorRRDB
 from scripts import samples, vae_evidence
 from scripts.lpips import load_lpips
-from scripts.samples import load_vae
-from SRVAE.model import SRVAE
 
 
 def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, capsys):
@@ -87,30 +85,13 @@ def test_picture_of_samples(small_cvae, large_dataset, tmp_path, capsys):
     for change in ({"n": 0}, {"crop": 30}):
         with pytest.raises(ValueError, match="expected one photo or more"):
             samples.samples(photos, **settings | change)
+    checkpoint.save(tmp_path / "g.pth", GeneratorRRDB(1, 8, 4).state_dict())
+    with pytest.raises(ValueError, match="is of ESRGAN, which has one answer"):
+        samples.samples(photos, **settings | {"model": tmp_path / "g.pth"})
     (tmp_path / "no.png").write_text("no photo")
     with pytest.raises(ValueError, match=r"no\.png: cannot be read"):
         samples.samples((tmp_path / "no.png",), **settings)
     assert not (tmp_path / "t.png").exists()
-
-
-@pytest.mark.parametrize("projections", [0, 2])
-@pytest.mark.parametrize("network", [CVAE(4, 32), SRVAE(6, 3, 2)], ids=["CVAE", "SRVAE"])
-def test_network_and_its_sizes_are_found_from_the_tensors(network, projections, tmp_path):
-    kind = type(network)
-    network = kind(4, 32, projections) if kind is CVAE else kind(6, 3, 2, projections)
-    checkpoint.save(tmp_path / "a.pth", network.state_dict())
-    found = load_vae(tmp_path / "a.pth")
-    assert type(found) is kind and found.projections == projections
-    expected = network.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in found.state_dict().items())
-
-
-def test_other_files_are_no_vae(tmp_path):
-    checkpoint.save(tmp_path / "a.pth", {"weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"a\.pth is neither a CVAE nor an SRVAE"):
-        load_vae(tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="there is no such file"):
-        load_vae(tmp_path / "b.pth")
 
 
 def test_spatial_lpips_has_the_whole_distance_as_its_mean(tmp_path, monkeypatch, large_dataset):

@@ -1,0 +1,181 @@
+"""Load any checkpoint, ours or a published ESRGAN's, and enlarge images with it.
+
+from scripts.models import load_model
+
+model = load_model("ESRGAN/runs/default/generator.pth")
+sr = model.upscale(Image.open("photo.jpg"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from common import checkpoint
+from common.device import choose_device
+from CVAE.model import CVAE
+from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
+from ESRGAN.model import GeneratorRRDB, load_published
+from SRVAE.model import SRVAE
+
+AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, torch.Tensor)
+Weights = dict[str, torch.Tensor]
+
+
+class Model:
+    """A network that enlarges images four times.
+
+    Attributes:
+        name: "ESRGAN", "CycleGAN", "CVAE" or "SRVAE".
+        network: the module, in eval mode on `device`.
+        device: where it computes.
+    """
+
+    def __init__(self, name: str, network: nn.Module, device: torch.device):
+        self.name, self.network, self.device = name, network.to(device).eval(), device
+
+    @torch.inference_mode()
+    def upscale(self, image: AnyImage) -> AnyImage:
+        """Return `image` four times as large, of the same kind as it was given.
+
+        The mean prediction of a CVAE and an SRVAE; of the others, the one there is.
+
+        Args:
+            image: a PIL image (the result is RGB); an array (H, W, 3), uint8, uint16 or float in
+                [0, 1]; a tensor (3, H, W) or (N, 3, H, W), float in [0, 1].
+        Raises:
+            ValueError: it is none of these.
+        """
+        lr = _to_batch(image).to(self.device)
+        if isinstance(self.network, CVAE | SRVAE):
+            sr = self.network.sample(lr, temperature=0)[0]
+        else:
+            sr = self.network(lr).clamp(0, 1)
+        return _like(sr, image)
+
+    def sample(
+        self, image: AnyImage, n: int = 1, temperature: float = 1.0, seed: int | None = None
+    ) -> list[AnyImage]:
+        """Return `n` different versions of `image`, four times as large; of a CVAE or an SRVAE.
+
+        Args:
+            image: as `upscale` takes it.
+            temperature: of z's standard deviation; 0 gives the mean prediction.
+            seed: the same seed gives the same versions.
+        Raises:
+            ValueError: the network has one answer only, or an argument is out of range.
+        """
+        if not isinstance(self.network, CVAE | SRVAE):
+            raise ValueError(f"a {self.name} has one answer to an image: `upscale` gives it")
+        versions = self.network.sample(_to_batch(image).to(self.device), n, temperature, seed)
+        return [_like(sr, image) for sr in versions]
+
+
+def load_model(path: str | Path, device: str | torch.device = "cuda") -> Model:
+    """Return the model in a file of weights; network and sizes are found from its tensors.
+
+    Known are the generators, CVAEs and SRVAEs that the training scripts write, and public 4x ESRGAN
+    checkpoints (three sets of key names). Nothing in the file is executed.
+
+    Args:
+        path: .pth or .safetensors.
+        device: without a GPU "cuda" is the CPU.
+    Raises:
+        ValueError: the file is missing, damaged, or holds no such network; the message says what it
+            holds instead.
+    """
+    where = choose_device(str(device))
+    name, network = _recognise(Path(path), _load_weights(Path(path)))
+    return Model(name, network, where)
+
+
+def _load_weights(path: Path) -> dict:
+    if path.suffix != ".safetensors":
+        return checkpoint.load(path)
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(f"{path}: pip install safetensors to read it") from None
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no file of safetensors: {error}") from error
+
+
+def _recognise(path: Path, weights: dict) -> tuple[str, nn.Module]:
+    """Return name and network; `load_state_dict` checks every name and shape."""
+
+    def size(name: str, dim: int = 0) -> int:
+        return weights[name].shape[dim]
+
+    def count(part: str) -> int:
+        return sum(name.endswith(part) for name in weights)
+
+    if "at" in weights and "config" in weights:
+        raise ValueError(
+            f"{path} is what a run resumes from: take one of the .pth files beside it, as "
+            "generator.pth, G_LR2HR.pth, cvae.pth or srvae.pth"
+        )
+    projections = 0 if "unprojected" in weights else 2
+    try:
+        if "fc_mu.weight" in weights:
+            sizes = size("enc_conv1.0.weight"), size("fc_mu.weight")
+            name, network = "CVAE", CVAE(*sizes, projections)
+        elif "decoder.0.scale.weight" in weights:
+            sizes = size("conv_first.weight"), size("to_mu.weight"), count(".scale.weight")
+            name, network = "SRVAE", SRVAE(*sizes, projections)
+        elif "up1.0.weight" in weights and "conv_out.weight" in weights:
+            kind = ResidualGeneratorSR if "_extra_state" in weights else GeneratorSR
+            name, network = "CycleGAN", kind(size("conv1.0.weight"), count("conv2.weight"))
+        elif "body.0.dense_blocks.0.conv1.weight" in weights:
+            sizes = size("conv_first.weight"), size("body.0.dense_blocks.0.conv1.weight")
+            n_blocks = count("dense_blocks.0.conv1.weight")
+            has_conv_last = "body.0.conv_last.weight" in weights
+            name, network = "ESRGAN", GeneratorRRDB(n_blocks, *sizes, has_conv_last)
+        else:
+            return "ESRGAN", load_published(weights, conv_last=False)
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError, ValueError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} holds no network that enlarges images: {reason}") from error
+    return name, network
+
+
+def _to_batch(image: Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return (N, 3, H, W) float32 in [0, 1]."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[2] == 3 and image.dtype.kind in "uf":
+            top = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+            return torch.from_numpy(image / np.float32(top)).float().permute(2, 0, 1)[None]
+    elif isinstance(image, torch.Tensor) and image.is_floating_point():
+        batch = image[None] if image.ndim == 3 else image
+        if batch.ndim == 4 and batch.shape[1] == 3:
+            return batch.float()
+    shape, kind = tuple(getattr(image, "shape", ())), getattr(image, "dtype", "")
+    raise ValueError(
+        f"found {type(image).__name__} {shape} {kind}, expected a PIL image, an array (H, W, 3) of "
+        "uint8, uint16 or float, or a tensor (3, H, W) or (N, 3, H, W) of float"
+    )
+
+
+def _like(sr: torch.Tensor, image: AnyImage) -> AnyImage:
+    """Return `sr` (N, 3, H, W) in the form in which `image` was given."""
+    if isinstance(image, torch.Tensor):
+        sr = sr.to(image.device, image.dtype)
+        return sr if image.ndim == 4 else sr[0]
+    kind = np.dtype(np.uint8) if isinstance(image, Image.Image) else image.dtype
+    pixels = sr[0].permute(1, 2, 0).cpu().double().numpy()
+    if kind.kind == "u":
+        pixels = (pixels * np.iinfo(kind).max).round()
+    pixels = pixels.astype(kind)
+    return Image.fromarray(pixels) if isinstance(image, Image.Image) else pixels

@@ -1,0 +1,164 @@
+"""`load_model` finds network and sizes from the tensors of any checkpoint."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from common import checkpoint
+from common.images import to_tensor, to_uint8
+from CVAE.model import CVAE, Recognition
+from CycleGAN.model import (
+    Discriminator,
+    GeneratorDown,
+    GeneratorSR,
+    ResidualGeneratorSR,
+)
+from ESRGAN.model import GeneratorRRDB, to_published
+from scripts.models import load_model
+from SRVAE.model import SRVAE
+
+torch.manual_seed(0)
+NETWORKS = {
+    "ESRGAN": GeneratorRRDB(2, 8, 4),
+    "ESRGAN without conv_last": GeneratorRRDB(1, 8, 4, conv_last=False),
+    "CycleGAN v1": GeneratorSR(4, 3),
+    "CycleGAN v3": ResidualGeneratorSR(4, 2, back_projections=2),
+    "CVAE": CVAE(4, 32),
+    "CVAE, LR not bicubic": CVAE(4, 32, projections=0),
+    "SRVAE": SRVAE(6, 3, 2),
+    "SRVAE, LR not bicubic": SRVAE(6, 3, 2, projections=0),
+}
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_found_with_its_sizes(name, suffix, tmp_path):
+    network, path = NETWORKS[name].eval(), tmp_path / f"weights{suffix}"
+    save_file(network.state_dict(), path) if suffix != ".pth" else checkpoint.save(
+        path, network.state_dict()
+    )
+    model = load_model(path, "cpu")
+    assert model.name == name.split(",")[0].split(" ")[0]
+    assert type(model.network) is type(network) and not model.network.training
+    expected, found = network.state_dict(), model.network.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    lr = to_tensor(PIXELS)
+    with torch.inference_mode():
+        is_vae = model.name in ("CVAE", "SRVAE")
+        sr = network.sample(lr, temperature=0)[0] if is_vae else network(lr).clamp(0, 1)
+    assert torch.equal(model.upscale(lr), sr)
+
+
+def test_published_names_are_found(tmp_path):
+    network = GeneratorRRDB(2, 8, 4, conv_last=False).eval()
+    checkpoint.save(tmp_path / "a.pth", {"params_ema": to_published(network)})
+    lr = to_tensor(PIXELS)
+    with torch.inference_mode():
+        expected = network(lr).clamp(0, 1)
+    torch.testing.assert_close(load_model(tmp_path / "a.pth", "cpu").upscale(lr), expected)
+
+
+@pytest.fixture
+def esrgan(tmp_path):
+    checkpoint.save(tmp_path / "a.pth", NETWORKS["ESRGAN"].state_dict())
+    return load_model(tmp_path / "a.pth", "cpu")
+
+
+def test_image_comes_back_as_it_was_given(esrgan):
+    tensor = to_tensor(PIXELS)
+    expected = esrgan.upscale(tensor)
+    assert expected.shape == (1, 3, 28, 36) and esrgan.upscale(tensor[0]).shape == (3, 28, 36)
+    pixels = esrgan.upscale(PIXELS)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, to_uint8(expected))
+    picture = esrgan.upscale(Image.fromarray(PIXELS))
+    np.testing.assert_array_equal(np.asarray(picture), pixels)
+    deep = esrgan.upscale(PIXELS.astype(np.uint16) * 257)
+    assert deep.dtype == np.uint16 and np.abs(deep / 257 - pixels).max() <= 0.51
+    floats = esrgan.upscale(PIXELS.astype(np.float32) / 255)
+    assert floats.dtype == np.float32
+    np.testing.assert_allclose(floats, expected[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    assert esrgan.upscale(Image.fromarray(PIXELS).convert("L")).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [PIXELS[..., 0], PIXELS.astype(np.int64), torch.zeros(1, 3, 4, 4).byte(), torch.zeros(4, 4), 3],
+    ids=["gray", "int64", "byte tensor", "2-d tensor", "number"],
+)
+def test_other_images_are_refused(esrgan, image):
+    with pytest.raises(ValueError, match=r"found .*expected a PIL image"):
+        esrgan.upscale(image)
+
+
+@pytest.mark.parametrize("name", ["CVAE", "SRVAE"])
+def test_samples_of_a_vae(name, tmp_path):
+    checkpoint.save(tmp_path / "a.pth", NETWORKS[name].state_dict())
+    model = load_model(tmp_path / "a.pth", "cpu")
+    versions = model.sample(Image.fromarray(PIXELS), 3, seed=1)
+    assert len(versions) == 3 and all(version.size == (36, 28) for version in versions)
+    same = model.sample(PIXELS, 3, seed=1)
+    np.testing.assert_array_equal(np.stack(same), np.stack([np.asarray(v) for v in versions]))
+    with pytest.raises(ValueError, match="1 or more samples"):
+        model.sample(PIXELS, 0)
+
+
+def test_other_networks_have_one_answer(esrgan):
+    with pytest.raises(ValueError, match="ESRGAN has one answer"):
+        esrgan.sample(PIXELS, 2)
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        (GeneratorDown(4).state_dict(), "no network that enlarges"),
+        (Discriminator(4).state_dict(), "no network that enlarges"),
+        (Recognition(4, 32).state_dict(), "no network that enlarges"),
+        ({"a": torch.zeros(1)}, "found keys like a"),
+        ({}, "no network that enlarges"),
+        ({"fc_mu.weight": torch.zeros(2, 2)}, "no network that enlarges"),
+        ({"fc_mu.weight": 3, "enc_conv1.0.weight": None}, "no network that enlarges"),
+        ({"at": {}, "config": {}}, "what a run resumes from: take .* beside it"),
+        (CVAE(4, 32).state_dict() | {"fc_mu.bias": torch.zeros(3)}, "no network that enlarges"),
+    ],
+    ids=["F", "D", "recognition", "unknown", "empty", "part", "numbers", "state", "other shape"],
+)
+def test_other_checkpoints_are_refused(weights, message, tmp_path):
+    checkpoint.save(tmp_path / "a.pth", weights)
+    with pytest.raises(ValueError, match=rf"a\.pth.*{message}"):
+        load_model(tmp_path / "a.pth", "cpu")
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_damaged_and_malicious_files_are_refused(tmp_path):
+    whole = io.BytesIO()
+    torch.save(NETWORKS["SRVAE"].state_dict(), whole)
+    bad = {
+        "cut.pth": whole.getvalue()[:5000],
+        "empty.pth": b"",
+        "text.pth": b"no weights",
+        "code.pth": pickle.dumps({"fc_mu.weight": Malicious()}),
+        "empty.safetensors": b"",
+        "cut.safetensors": b"\x10\x00\x00\x00\x00\x00\x00\x00{}",
+        "long.safetensors": b"\xff" * 64,
+    }
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} is damaged or no"):
+            load_model(tmp_path / name, "cpu")
+    for name in ("none.pth", "none.safetensors"):
+        with pytest.raises(ValueError, match=rf"{name}: there is no such file"):
+            load_model(tmp_path / name, "cpu")

@@ -61,13 +61,14 @@ class SRVAE(nn.Module):
 
     Args:
         n_features: channels.
-        n_latent: numbers of z at each of its places.
+        n_latent: numbers of z at each of its places. With 8 of them q tells more and the samples are
+            noisier: the numbers are drawn independently, and HR's detail is not.
         n_blocks: residual blocks of the encoder, and modulated ones of the decoder.
         projections: how often `forward` projects; 0 for LR that was not made by bicubic: never.
     """
 
     def __init__(
-        self, n_features: int = 64, n_latent: int = 8, n_blocks: int = 4, projections: int = 2
+        self, n_features: int = 64, n_latent: int = 2, n_blocks: int = 4, projections: int = 2
     ):
         super().__init__()
         n = n_features
@@ -91,7 +92,7 @@ class SRVAE(nn.Module):
             self.register_buffer("unprojected", torch.tensor(True))
 
     def encode(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Features]:
-        """Return mu and logvar of p(z|LR), (N, 8, H/4, W/4) each, and what `decode` needs of LR.
+        """Return mu and logvar of p(z|LR), (N, 2, H/4, W/4) each, and what `decode` needs of LR.
 
         Args:
             lr: (N, 3, H, W) in [0, 1]; where 4 does not divide H or W, z's last places are padded.
@@ -109,7 +110,7 @@ class SRVAE(nn.Module):
         """Return an image (N, 3, 4H, 4W), neither projected onto LR nor clamped yet.
 
         Args:
-            z: (N, 8, H/4, W/4).
+            z: (N, 2, H/4, W/4).
             features: `encode`'s.
         """
         of_lr, bicubic = features
@@ -159,7 +160,7 @@ class Recognition(nn.Module):
         n_blocks: residual blocks.
     """
 
-    def __init__(self, n_features: int = 64, n_latent: int = 8, n_blocks: int = 2):
+    def __init__(self, n_features: int = 64, n_latent: int = 2, n_blocks: int = 2):
         super().__init__()
         n = n_features
         self.convs = nn.Sequential(
@@ -173,7 +174,7 @@ class Recognition(nn.Module):
         self.to_logvar = nn.Conv2d(2 * n, n_latent, 3, 1, 1)
 
     def forward(self, hr: torch.Tensor, lr: torch.Tensor) -> Gaussian:
-        """Return mu and logvar, (N, 8, H/4, W/4) each.
+        """Return mu and logvar, (N, 2, H/4, W/4) each.
 
         Args:
             hr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].

@@ -82,7 +82,7 @@ def train_srvae(
     workers: int = 2,  # processes that cut crops ahead; 0: none
     # model
     n_features: int = 64,  # channels
-    n_latent: int = 8,  # numbers of z for each 4x4 LR pixels
+    n_latent: int = 2,  # numbers of z for each 4x4 LR pixels
     n_blocks: int = 4,  # residual blocks of the encoder, and modulated ones of the decoder
     projections: int = 2,  # of the image onto LR while training; 0 where that is no bicubic one
     # loss

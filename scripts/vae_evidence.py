@@ -1,4 +1,4 @@
-"""Train CVAE and SRVAE, and the CVAE without recognition; measure whether their samples differ.
+"""Train CVAE and SRVAE, and a plain CVAE without recognition; measure whether samples differ.
 
     python scripts/vae_evidence.py --photos PHOTOS --test SET5/HR SET14/HR
 
@@ -54,7 +54,7 @@ from SRVAE.train_srvae import train_srvae
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS: dict[str, tuple[Callable, dict[str, Any]]] = {
-    "CVAE, no recognition": (train_cvae, {"recognition": False}),
+    "plain CVAE": (train_cvae, {"recognition": False}),
     "CVAE": (train_cvae, {}),
     "SRVAE": (train_srvae, {}),
 }
@@ -85,6 +85,7 @@ ON_PATCHES = {
 }
 _WINDOW = 16  # pixels, each way, of the local L1 in the diversity score
 _SHIFT = 6  # LR pixels between the tile grids that are compared
+_LEAST_FOR_BORDERS = 70  # LR pixels: between the first and the last tile there has to be a border
 
 
 def vae_evidence(
@@ -220,7 +221,7 @@ def _on_photos(
                 values[f"diversity_lpips{kind}"] = diversity_score(maps[:, 0])
         if spatial_lpips:
             values["lpips"] = spatial_lpips(mean, hr).mean().item()
-        if isinstance(network, CVAE) and min(lr.shape[2:]) > 2 * PATCH:
+        if isinstance(network, CVAE) and min(lr.shape[2:]) >= _LEAST_FOR_BORDERS:
             values["border_step"] = border_step(network, lr)
         figures.append(values)
     means = {
@@ -262,7 +263,7 @@ def border_step(network: CVAE, lr: torch.Tensor, overlap: int = 8) -> float:
     pixels and the tiles lie elsewhere: a photo's edges do not count. 1: borders cannot be told.
 
     Args:
-        lr: a photo (1, 3, H, W), larger than two tiles each way.
+        lr: a photo (1, 3, H, W), 70 pixels or more each way.
     """
     at_border, elsewhere = [], []
     for axis in (2, 3):
@@ -309,10 +310,10 @@ def _picture(runs: list[Run], tests: dict[str, Pairs], device: torch.device) -> 
     for name, pairs in tests.items():
         lr_path, hr_path = pairs[min(1, len(pairs) - 1)]
         lr = read_image(lr_path)
-        for run in {run.title: run for run in reversed(runs)}.values():
+        for run in (run for run in runs if run.seed == runs[0].seed):
             photo = Photo(f"{name}, {run.title}", lr, imresize(lr, 4), read_image(hr_path))
             network, _ = _load(run.folder, device)
-            rows.append(row_of_samples(network, photo, 4, 1.0, 0, 40))
+            rows.append(row_of_samples(network, photo, 4, 1.0, 0, 44))
     return grid(rows)
 
 

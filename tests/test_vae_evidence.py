@@ -26,7 +26,7 @@ def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, caps
         rows = list(csv.DictReader(file))
     name = large_dataset.valid_hr.name
     assert [row["network"] for row in rows] == [
-        "bicubic", "bicubic, projected", *3 * ["CVAE, no recognition"], *3 * ["CVAE"],
+        "bicubic", "bicubic, projected", *3 * ["plain CVAE"], *3 * ["CVAE"],
         *3 * ["SRVAE"],
     ]  # fmt: skip
     assert [row["set"] for row in rows[2:5]] == ["training", "held out", name]

@@ -61,8 +61,8 @@ class SRVAE(nn.Module):
 
     Args:
         n_features: channels.
-        n_latent: numbers of z at each of its places. With 8 of them q tells more and the samples are
-            noisier: the numbers are drawn independently, and HR's detail is not.
+        n_latent: numbers of z at each of its places. With 8 of them q tells more, and the samples
+            are noisier: the numbers are drawn independently, and HR's detail is not.
         n_blocks: residual blocks of the encoder, and modulated ones of the decoder.
         projections: how often `forward` projects; 0 for LR that was not made by bicubic: never.
     """

@@ -81,7 +81,6 @@ ON_PATCHES = {
     "psnr_mean": ("mean of p", 2),
     "psnr_sample": ("from p", 2),
     "psnr_other": ("from q of another", 2),
-    "std_high": ("std, high", 2),
 }
 _WINDOW = 16  # pixels, each way, of the local L1 in the diversity score
 _SHIFT = 6  # LR pixels between the tile grids that are compared

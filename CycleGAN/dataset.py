@@ -11,12 +11,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.crops import photo_of_crop
-from common.folders import choose_folders
+from common.folders import Pairs, choose_folders
 from common.images import image_size, list_images, list_pairs, read_image, scene_name
 from common.pixel_store import PixelStore, in_processes
 from common.progress import progress_bar
-
-Pairs = list[tuple[Path, Path]]
 
 
 def unpaired_photos(

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.files import written_whole
+from common.folders import Pairs
 from common.images import list_pairs
 from common.pixel_store import in_processes
 from common.progress import progress_bar
 from scripts.prepare_dataset import prepare_dataset
-
-Pairs = list[tuple[Path, Path]]
 
 
 class Run(NamedTuple):

@@ -10,19 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.gaussian import LOGVAR_LIMIT, Gaussian, draw, sampling_noise
-from common.resize import project, project_and_clamp, resize
+from common.gaussian import Gaussian, draw, gaussian, sampling_noise, seen_by_q
+from common.resize import project, project_and_clamp
 from common.tiles import blend_tiles, cut_tiles
 
 PATCH = 32  # LR pixels, each way, of what the network takes at once
 _CELLS = 16  # of the deepest features, 4x4
 _AT_ONCE = 32  # tiles
-_PROJECTIONS_IN_USE = 10
 # Scale of the last features at the beginning. Adam moves all weights of the last convolution (576
 # an output) by the learning rate at once: with features of scale 1 the first steps throw the image
 # far off, the way back is to show no detail, and there the network stays for hundreds of steps.
 _FIRST_DETAIL = 0.1
-_DETAIL_SCALE = 4.0  # brings what HR has beyond bicubic to the magnitude of LR
 _FIRST_LOGVAR = -3.0  # of q: a z that is mostly noise at first is soon ignored by the decoder
 
 Skips = list[torch.Tensor]
@@ -96,8 +94,7 @@ class CVAE(nn.Module):
         e2 = self.enc_conv2(e1)  # (N, 128, 16, 16)
         e3 = self.enc_conv3(e2)  # (N, 256, 8, 8)
         x = self.flatten(self.enc_conv4(e3))  # (N, 512 * 4 * 4)
-        mu, logvar = self.fc_mu(x).float(), self.fc_logvar(x).float()  # (in bfloat16 by autocast)
-        return mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT), [e1, e2, e3]
+        return *gaussian(self.fc_mu(x), self.fc_logvar(x)), [e1, e2, e3]
 
     def reparameterize(self, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
         """Return z ~ N(mu, sigma^2), with gradients to mu and logvar."""
@@ -172,13 +169,13 @@ class CVAE(nn.Module):
                 version.append(self.decode(draw((mu, logvar), noise), skips))
         size = tuple(4 * n for n in padded.shape[2:])
         places = [(4 * top, 4 * left) for top, left in places]
-        blended = [blend_tiles(torch.cat(tiles), places, size, 4 * overlap) for tiles in enlarged]
+        blended = [blend_tiles(torch.cat(v), places, size, 4 * overlap) for v in enlarged]
         height, width = (4 * n for n in lr.shape[2:])
         return self.finish(torch.cat(blended)[..., :height, :width], lr)
 
     def finish(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Return decoded images as they are used: projected onto LR and in [0, 1], both exactly."""
-        return project_and_clamp(sr, lr, _PROJECTIONS_IN_USE if self.projections else 0)
+        return project_and_clamp(sr, lr) if self.projections else sr.clamp(0, 1)
 
 
 def _start_as_convolution(layer: nn.Linear) -> None:
@@ -223,7 +220,5 @@ class Recognition(nn.Module):
         Args:
             hr, lr: (N, 3, 128, 128) and (N, 3, 32, 32) in [0, 1].
         """
-        detail = functional.pixel_unshuffle(hr - resize(lr, 4), 4)  # (N, 48, 32, 32)
-        x = self.convs(torch.cat([_DETAIL_SCALE * detail, lr], 1))  # (N, 512, 4, 4)
-        mu, logvar = self.to_mu(x).float().flatten(1), self.to_logvar(x).float().flatten(1)
-        return mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        x = self.convs(seen_by_q(hr, lr))  # (N, 512, 4, 4)
+        return gaussian(self.to_mu(x).flatten(1), self.to_logvar(x).flatten(1))

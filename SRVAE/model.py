@@ -10,12 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.gaussian import LOGVAR_LIMIT, Gaussian, draw, sampling_noise
+from common.gaussian import Gaussian, draw, gaussian, sampling_noise, seen_by_q
 from common.resize import project, project_and_clamp, resize
 
 STRIDE = 4  # LR pixels, each way, for each place of z
-_PROJECTIONS_IN_USE = 10
-_DETAIL_SCALE = 4.0  # brings what HR has beyond bicubic to the magnitude of LR
 # Of the detail that is added to bicubic. Adam moves all weights of the last convolution (576 an
 # output) by the learning rate at once: unscaled, the first steps throw the image far off.
 _DETAIL_OUT = 0.1
@@ -99,8 +97,7 @@ class SRVAE(nn.Module):
         """
         features = self.encoder(self.conv_first(pad_to_stride(lr)))  # (N, 64, H, W)
         x = self.prior(features)  # (N, 64, H/4, W/4)
-        mu, logvar = self.to_mu(x).float(), self.to_logvar(x).float()  # (in bfloat16 by autocast)
-        return mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT), (features, resize(lr, 4))
+        return *gaussian(self.to_mu(x), self.to_logvar(x)), (features, resize(lr, 4))
 
     def reparameterize(self, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
         """Return z ~ N(mu, sigma^2), with gradients to mu and logvar."""
@@ -149,7 +146,7 @@ class SRVAE(nn.Module):
 
     def finish(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Return decoded images as they are used: projected onto LR and in [0, 1], both exactly."""
-        return project_and_clamp(sr, lr, _PROJECTIONS_IN_USE if self.projections else 0)
+        return project_and_clamp(sr, lr) if self.projections else sr.clamp(0, 1)
 
 
 class Recognition(nn.Module):
@@ -179,11 +176,8 @@ class Recognition(nn.Module):
         Args:
             hr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
         """
-        detail = functional.pixel_unshuffle(hr - resize(lr, 4), 4)  # (N, 48, H, W)
-        x = torch.cat([_DETAIL_SCALE * detail, lr], 1)
-        x = self.convs(pad_to_stride(x))  # (N, 128, H/4, W/4)
-        mu, logvar = self.to_mu(x).float(), self.to_logvar(x).float()
-        return mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        x = self.convs(pad_to_stride(seen_by_q(hr, lr)))  # (N, 128, H/4, W/4)
+        return gaussian(self.to_mu(x), self.to_logvar(x))
 
 
 def pad_to_stride(x: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
-LOGVAR_LIMIT = 7.0  # log variances are clamped to +-7: standard deviations of 0.03 to 33
+from common.resize import resize
+
+_LOGVAR_LIMIT = 7.0  # log variances are clamped to +-7: standard deviations of 0.03 to 33
+_DETAIL_SCALE = 4.0  # brings what HR has beyond bicubic to the magnitude of LR
 
 Gaussian = tuple[torch.Tensor, torch.Tensor]  # mean and log variance, of one shape
+
+
+def gaussian(mean: torch.Tensor, logvar: torch.Tensor) -> Gaussian:
+    """Return what two layers gave as a Gaussian: float32, under autocast too, logvar clamped."""
+    return mean.float(), logvar.float().clamp(-_LOGVAR_LIMIT, _LOGVAR_LIMIT)
+
+
+def seen_by_q(hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    """Return what q(z|HR,LR) looks at: what HR has beyond bicubic, and LR, at LR's size.
+
+    Args:
+        hr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
+    Returns:
+        (N, 51, H, W)
+    """
+    beyond = functional.pixel_unshuffle(hr - resize(lr, 4), 4)  # (N, 48, H, W)
+    return torch.cat([_DETAIL_SCALE * beyond, lr], 1)
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 from common.gaussian import draw, kl_divergence
 from common.images import to_uint8
 from common.metrics import lr_psnr, psnr_y
-from common.resize import resize
+from common.resize import detail, resize
 
 PANELS = {  # of the curves, for `common.log.plot_curves`
     "held-out patches, PSNR-Y (dB), by z": ("psnr_q", "psnr_other", "psnr_mean", "psnr_sample"),
@@ -98,5 +98,5 @@ def deviations(samples: torch.Tensor) -> tuple[float, float]:
         samples: (n, N, 3, 4H, 4W) in [0, 1], n 2 or more.
     """
     low = torch.stack([resize(sample, 1 / 4) for sample in samples])
-    high = torch.stack([sample - resize(a, 4) for sample, a in zip(samples, low, strict=True)])
+    high = torch.stack([detail(sample) for sample in samples])
     return 255 * high.std(0).mean().item(), 255 * low.std(0).mean().item()

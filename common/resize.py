@@ -45,6 +45,11 @@ def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
     return images[..., border:-border, border:-border]
 
 
+def detail(images: torch.Tensor, factor: int = 4) -> torch.Tensor:
+    """Return what float images (N, C, H, W) lose when they are scaled down by `factor`, 2 or 4."""
+    return images - resize(resize(images, 1 / factor), factor)
+
+
 def project(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
     """Add to `sr` what it lacks of `lr` when it is scaled down, x <- x + up(y - down(x)).
 
@@ -59,7 +64,7 @@ def project(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
     return sr
 
 
-def project_and_clamp(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
+def project_and_clamp(sr: torch.Tensor, lr: torch.Tensor, times: int = 10) -> torch.Tensor:
     """Project `sr` onto `lr` and clamp it to [0, 1], by turns.
 
     10 times find an image that fits both. To clamp in the end only spoils the projection where a

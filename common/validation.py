@@ -99,10 +99,9 @@ class Validation:
         for photo in progress_bar(self.photos, desc="validating", leave=False, disable=None):
             sr = upscale(to_tensor(photo.lr).to(device)).float()
             scores.append(psnr_ssim_y(sr, to_tensor(photo.hr).to(device)))
-            drawn[photo.name] = {"SR": to_uint8(sr)}
-            if samples and photo.name in shown:
-                versions = samples(to_tensor(photo.lr).to(device))
-                drawn[photo.name] |= {
+            if photo.name in shown:
+                versions = samples(to_tensor(photo.lr).to(device)) if samples else ()
+                drawn[photo.name] = {"SR": to_uint8(sr)} | {
                     f"sample {i}": to_uint8(version) for i, version in enumerate(versions, 1)
                 }
         rows = [sample_row(p, drawn[p.name], place, size) for p, place, size in self.crops]

@@ -28,19 +28,25 @@ import torch
 import tyro
 
 from common.device import choose_device, describe
-from common.div2k import download_div2k
-from common.files import written_whole
 from common.flags import comments_as_help
-from common.images import read_image, to_tensor, to_uint8, write_image
-from common.log import write_log
+from common.images import read_image, to_tensor, to_uint8
 from common.metrics import lr_psnr, luma, psnr_ssim_y
 from common.pictures import busiest_crop, grid
-from common.resize import imresize, resize
+from common.resize import detail, imresize
 from common.validation import Photo, sample_row
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
-from scripts.evidence import Pairs, Run, names_of_tests, prepare, refuse_other_settings, train_all
+from scripts.evidence import (
+    Pairs,
+    Run,
+    choose_photos,
+    prepare,
+    refuse_other_settings,
+    run_folder,
+    train_all,
+    write_results,
+)
 from scripts.lpips import load_lpips
 from scripts.models import load_model
 
@@ -117,13 +123,11 @@ def cyclegan_evidence(
         ValueError: `out` holds runs with other settings, or two test folders have one name.
     """
     where = choose_device(device)
-    photos = photos or download_div2k("div2k")[0]
-    test = test or (download_div2k("div2k", split="valid")[0],)
+    photos, tests = choose_photos(photos, test)
     sizes = {"n_features": n_features, "lr_size": lr_size, "hr_size": 4 * lr_size}
     sizes |= {"batch_size": batch_size, "n_epochs": n_epochs, "steps_per_epoch": steps_per_epoch}
     sizes |= {"learning_rate": learning_rate}
-    refuse_other_settings(out, sizes | {"photos": str(photos), "test": [str(f) for f in test]})
-    tests = names_of_tests(test)
+    refuse_other_settings(out, sizes | {"photos": str(photos), "test": [*map(str, tests.values())]})
 
     runs: dict[str, list[Run]] = {}  # of each track
     pairs: dict[str, dict[str, Pairs]] = {}  # of each track and test folder
@@ -139,7 +143,7 @@ def cyclegan_evidence(
                 train=SCRIPTS[version].train_cyclegan_sr,
                 seed=seed,
                 settings=settings | changes,
-                folder=out / track / f"{''.join(c if c.isalnum() else '_' for c in title)}_{seed}",
+                folder=run_folder(out / track, title, seed),
             )
             for title, version, seed, changes in _plan(track, seeds, ablation)
         ]
@@ -155,14 +159,10 @@ def cyclegan_evidence(
             what["seconds"] = run.seconds
             measured = _measure(_load(run, where), pairs[track], lpips)
             rows += [what | row for row in measured]
-    write_log(out / "evidence.csv", rows)
     text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
     text += f"seeds {', '.join(map(str, seeds))}, {describe(where)}, torch {torch.__version__}\n"
     text += "".join(table(rows, track) for track in tracks) + (f"\n{why}\n" if why else "")
-    with written_whole(out / "evidence.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    write_image(out / "evidence.png", _picture(runs, pairs, where))
-    print(f"\n{text}\n{out / 'evidence.md'}\n{out / 'evidence.png'}")
+    write_results(out, rows, text, _picture(runs, pairs, where))
     return out
 
 
@@ -230,8 +230,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _detail(image: torch.Tensor) -> torch.Tensor:
     """Return what `image`'s luma loses when it is scaled down to a quarter."""
-    y = luma(image)
-    return y - resize(resize(y, 1 / 4), 4)
+    return detail(luma(image))
 
 
 def table(rows: list[dict[str, Any]], track: str) -> str:

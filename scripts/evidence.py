@@ -13,9 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from common.div2k import download_div2k
 from common.files import written_whole
 from common.folders import Pairs
-from common.images import list_pairs
+from common.images import list_pairs, write_image
+from common.log import write_log
 from common.pixel_store import in_processes
 from common.progress import progress_bar
 from scripts.prepare_dataset import prepare_dataset
@@ -51,16 +55,20 @@ def refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def names_of_tests(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the test folders by name, `Set5` for `Set5/HR`.
+def choose_photos(photos: Path | None, tests: Sequence[Path]) -> tuple[Path, dict[str, Path]]:
+    """Return the photos to train on and the test folders by name, `Set5` for `Set5/HR`.
+
+    DIV2K's training and validation photos where None or none are given.
 
     Raises:
-        ValueError: two have one name.
+        ValueError: two test folders have one name.
     """
-    tests = {f.parent.name if f.name.lower() == "hr" else f.name: f for f in folders}
-    if len(tests) < len(folders):
+    photos = photos or download_div2k("div2k")[0]
+    folders = tests or (download_div2k("div2k", split="valid")[0],)
+    named = {f.parent.name if f.name.lower() == "hr" else f.name: f for f in folders}
+    if len(named) < len(folders):
         raise ValueError(f"two test folders of one name: {', '.join(map(str, folders))}")
-    return tests
+    return photos, named
 
 
 def prepare(
@@ -73,6 +81,20 @@ def prepare(
         hr, lr = prepare_dataset(folder, data / name, split="valid", degradation=degradation)
         pairs[name] = list_pairs(lr, hr)
     return lr_folder, hr_folder, pairs
+
+
+def run_folder(out: Path, title: str, seed: int) -> Path:
+    """Return the folder of a network's run."""
+    return out / f"{''.join(c if c.isalnum() else '_' for c in title)}_{seed}"
+
+
+def write_results(out: Path, rows: list[dict[str, Any]], text: str, picture: np.ndarray) -> None:
+    """Write evidence.csv, evidence.md and evidence.png, and print the text."""
+    write_log(out / "evidence.csv", rows)
+    with written_whole(out / "evidence.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    write_image(out / "evidence.png", picture)
+    print(f"\n{text}\n{out / 'evidence.md'}\n{out / 'evidence.png'}")
 
 
 def train_all(runs: list[Run], jobs: int, title: str) -> None:

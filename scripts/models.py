@@ -34,10 +34,12 @@ class Model:
         name: "ESRGAN", "CycleGAN", "CVAE" or "SRVAE".
         network: the module, in eval mode on `device`.
         device: where it computes.
+        has_samples: whether it has many answers to one image.
     """
 
     def __init__(self, name: str, network: nn.Module, device: torch.device):
         self.name, self.network, self.device = name, network.to(device).eval(), device
+        self.has_samples = isinstance(network, CVAE | SRVAE)
 
     @torch.inference_mode()
     def upscale(self, image: AnyImage) -> AnyImage:
@@ -52,7 +54,7 @@ class Model:
             ValueError: it is none of these.
         """
         lr = _to_batch(image).to(self.device)
-        if isinstance(self.network, CVAE | SRVAE):
+        if self.has_samples:
             sr = self.network.sample(lr, temperature=0)[0]
         else:
             sr = self.network(lr).clamp(0, 1)
@@ -70,7 +72,7 @@ class Model:
         Raises:
             ValueError: the network has one answer only, or an argument is out of range.
         """
-        if not isinstance(self.network, CVAE | SRVAE):
+        if not self.has_samples:
             raise ValueError(f"a {self.name} has one answer to an image: `upscale` gives it")
         versions = self.network.sample(_to_batch(image).to(self.device), n, temperature, seed)
         return [_like(sr, image) for sr in versions]

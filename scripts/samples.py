@@ -57,7 +57,7 @@ def samples(
     if out.exists():
         raise FileExistsError(f"{out} is there already: name another file (--out), or delete it")
     loaded = load_model(model, device)
-    if loaded.name not in ("CVAE", "SRVAE"):
+    if not loaded.has_samples:
         raise ValueError(f"{model} is of {loaded.name}, which has one answer: expected a VAE's")
     rows = []
     for path in progress_bar(photos, unit="photo"):
@@ -66,26 +66,34 @@ def samples(
         if min(h, w) < 16:
             raise ValueError(f"{path} is {hr.shape[1]}x{hr.shape[0]}, expected 16x16 or more")
         lr = imresize(hr[:h, :w], 1 / 4)
-        photo = Photo(path.stem, lr, imresize(lr, 4), hr[:h, :w])
-        rows.append(row_of_samples(loaded.network, photo, n, temperature, seed, crop // 4))
+        row = row_of_samples(loaded.network, path.stem, lr, hr, n, temperature, seed, crop // 4)
+        rows.append(row)
     write_image(out, grid(rows))
     print(out)
     return out
 
 
 def row_of_samples(
-    network: CVAE | SRVAE, photo: Photo, n: int, temperature: float, seed: int, size: int
+    network: CVAE | SRVAE,
+    name: str,
+    lr: np.ndarray,
+    hr: np.ndarray,
+    n: int,
+    temperature: float,
+    seed: int,
+    size: int,
 ) -> list[tuple[str, np.ndarray]]:
     """Return a row for `grid`: LR, bicubic, mean, n samples, standard deviation, HR.
 
     Args:
+        lr, hr: the photo, (H, W, 3) and (4H, 4W, 3) uint8.
         size: of the crop, in LR pixels.
     """
     device = next(network.parameters()).device
-    top, left = busiest_crop(photo.lr, size)
-    lr = photo.lr[top : top + size, left : left + size]
+    top, left = busiest_crop(lr, size)
+    lr = lr[top : top + size, left : left + size]
     h, w = lr.shape[:2]
-    hr = photo.hr[4 * top : 4 * (top + h), 4 * left : 4 * (left + w)]
+    hr = hr[4 * top : 4 * (top + h), 4 * left : 4 * (left + w)]
     tensor = to_tensor(lr).to(device)
     mean = network.sample(tensor, temperature=0)[0]
     versions = network.sample(tensor, max(n, _N_FOR_DEVIATION), temperature, seed)
@@ -93,7 +101,7 @@ def row_of_samples(
     results = {"mean": to_uint8(mean)}
     results |= {f"sample {i}": to_uint8(version) for i, version in enumerate(versions[:n], 1)}
     results[f"deviation x {_STRENGTH}"] = to_uint8(deviation)
-    return sample_row(Photo(photo.name, lr, imresize(lr, 4), hr), results, (0, 0), size)
+    return sample_row(Photo(name, lr, imresize(lr, 4), hr), results, (0, 0), size)
 
 
 if __name__ == "__main__":

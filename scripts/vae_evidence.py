@@ -28,23 +28,28 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.device import choose_device, describe
-from common.div2k import download_div2k
-from common.files import written_whole
 from common.flags import comments_as_help
 from common.folders import Pairs, training_and_validation_pairs
-from common.images import read_image, to_tensor, to_uint8, write_image
+from common.images import read_image, to_tensor, to_uint8
 from common.latent_figures import deviations, latent_figures
-from common.log import write_log
 from common.metrics import lr_psnr, psnr_ssim_y, psnr_y
 from common.pictures import grid
 from common.progress import progress_bar
-from common.resize import imresize, project_and_clamp, resize
+from common.resize import detail, imresize, project_and_clamp
 from common.tiles import tile_starts
-from common.validation import Photo, Validation
+from common.validation import Validation
 from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
 from CVAE.train_cvae import train_cvae
-from scripts.evidence import Run, names_of_tests, prepare, refuse_other_settings, train_all
+from scripts.evidence import (
+    Run,
+    choose_photos,
+    prepare,
+    refuse_other_settings,
+    run_folder,
+    train_all,
+    write_results,
+)
 from scripts.lpips import load_lpips
 from scripts.models import load_model
 from scripts.samples import row_of_samples
@@ -111,31 +116,29 @@ def vae_evidence(
     where = choose_device(device)
     if min(n_samples, n_patches) < 2:
         raise ValueError(f"n_samples {n_samples}, n_patches {n_patches}: expected 2 or more")
-    photos = photos or download_div2k("div2k")[0]
-    test = test or (download_div2k("div2k", split="valid")[0],)
+    photos, tests = choose_photos(photos, test)
     settings = {"n_features": n_features, "batch_size": batch_size, "n_epochs": n_epochs}
     settings |= {"steps_per_epoch": steps_per_epoch, "n_valid": n_valid}
-    refuse_other_settings(out, settings | {"photos": str(photos), "test": [str(f) for f in test]})
-    lr_folder, hr_folder, tests = prepare(photos, names_of_tests(test), out / "data", "bicubic")
+    given = {"photos": str(photos), "test": [*map(str, tests.values())]}
+    refuse_other_settings(out, settings | given)
+    lr_folder, hr_folder, pairs = prepare(photos, tests, out / "data", "bicubic")
     settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder, "device": where.type}
-    runs = []
-    for title, (train, changes) in NETWORKS.items():
-        for seed in seeds:
-            name = "".join(c if c.isalnum() else "_" for c in title)
-            folder = out / f"{name}_{seed}"
-            runs.append(Run(title, train, seed, settings | changes | {"workers": 0}, folder))
+    settings |= {"workers": 0}
+    runs = [
+        Run(title, train, seed, settings | changes, run_folder(out, title, seed))
+        for title, (train, changes) in NETWORKS.items()
+        for seed in seeds
+    ]
     train_all(runs, jobs, describe(where))
 
     train_pairs, held_out = training_and_validation_pairs(lr_folder, hr_folder, None, None, n_valid)
-    sets = {"training": train_pairs[:n_patches], "held out": held_out} | tests
-    patches = {
-        name: Validation(pairs, 1024).patches(n_patches, PATCH) for name, pairs in sets.items()
-    }
+    sets = {"training": train_pairs[:n_patches], "held out": held_out} | pairs
+    patches = {name: Validation(p, 1024).patches(n_patches, PATCH) for name, p in sets.items()}
     spatial_lpips, why = load_lpips(where, spatial=True)
     rows = [
-        {"network": network, "set": name} | _bicubic(pairs, projections)
-        for network, projections in (("bicubic", 0), ("bicubic, projected", 10))
-        for name, pairs in tests.items()
+        {"network": network, "set": name} | _bicubic(pairs[name], projected)
+        for network, projected in (("bicubic", False), ("bicubic, projected", True))
+        for name in pairs
     ]
     with progress_bar(total=len(runs) * len(sets), desc="measuring") as bar:
         for run in runs:
@@ -144,21 +147,17 @@ def vae_evidence(
                 row = {"network": run.title, "set": name, "seed": run.seed}
                 both = [images.to(where) for images in patches[name]]
                 row |= latent_figures(network, recognition, *both)
-                if name in tests:
-                    row |= _on_photos(network, tests[name], n_samples, spatial_lpips)
+                if name in pairs:
+                    row |= _on_photos(network, pairs[name], n_samples, spatial_lpips)
                     row["seconds"] = run.seconds
                 rows.append(row)
                 bar.update()
-    write_log(out / "evidence.csv", rows)
     text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
     text += f"seeds {', '.join(map(str, seeds))}, {describe(where)}, torch {torch.__version__}\n\n"
-    text += f"Whole photos, {n_samples} samples of each:\n\n" + table(rows, list(tests), ON_PHOTOS)
+    text += f"Whole photos, {n_samples} samples of each:\n\n" + table(rows, list(pairs), ON_PHOTOS)
     text += f"\n{n_patches} patches of each set:\n\n" + table(rows, list(sets), ON_PATCHES)
     text += f"\n{why}\n" if why else ""
-    with written_whole(out / "evidence.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    write_image(out / "evidence.png", _picture(runs, tests, where))
-    print(f"\n{text}\n{out / 'evidence.md'}\n{out / 'evidence.png'}")
+    write_results(out, rows, text, _picture(runs, pairs, where))
     return out
 
 
@@ -176,13 +175,13 @@ def _load(
     return network, recognition.to(device).eval()
 
 
-def _bicubic(pairs: Pairs, projections: int) -> dict[str, float]:
-    """Return the figures of bicubic on whole photos, projected onto LR as the networks' images."""
+def _bicubic(pairs: Pairs, projected: bool) -> dict[str, float]:
+    """Return bicubic's figures on whole photos, as it is or projected as the networks' images."""
     figures = []
     for lr_path, hr_path in pairs:
         pixels, hr = read_image(lr_path), to_tensor(read_image(hr_path))
         sr, lr = to_tensor(imresize(pixels, 4)), to_tensor(pixels)
-        sr = project_and_clamp(sr, lr, projections)
+        sr = project_and_clamp(sr, lr) if projected else sr
         figures.append((*psnr_ssim_y(sr, hr), lr_psnr(to_uint8(sr), pixels)))
     psnr, ssim, consistency = zip(*figures, strict=True)
     return {"psnr_y": fmean(psnr), "ssim_y": fmean(ssim), "lr_psnr_worst": min(consistency)}
@@ -211,7 +210,7 @@ def _on_photos(
         values = {"psnr_y": psnr, "ssim_y": ssim, "std_high": std_high, "std_low": std_low}
         values["psnr_y_sample"] = psnr_y(samples[:, 0], hr.expand_as(samples[:, 0])).mean().item()
         values["lr_psnr_worst"] = min(lr_psnr(to_uint8(x), lr_pixels) for x in (mean, *samples))
-        null = noise_like(samples, mean, lr, network)
+        null = noise_like(std_high, n_samples, mean, lr, network)
         for kind, versions in (("", samples), ("_null", null)):
             local = functional.avg_pool2d((versions - hr).abs().flatten(0, 1), _WINDOW, 1).mean(1)
             values[f"diversity{kind}"] = diversity_score(local)
@@ -232,13 +231,13 @@ def _on_photos(
 
 
 def noise_like(
-    samples: torch.Tensor, mean: torch.Tensor, lr: torch.Tensor, network: CVAE | SRVAE
+    std_high: float, n: int, mean: torch.Tensor, lr: torch.Tensor, network: CVAE | SRVAE
 ) -> torch.Tensor:
-    """Return `mean` with noise where LR does not reach, as strong as the samples' deviation."""
+    """Return `mean` with noise where LR does not reach, of the deviation `std_high`, n times."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(samples.shape, generator=generator).to(lr.device)
-    noise = torch.stack([x - resize(resize(x, 1 / 4), 4) for x in noise])
-    noise *= deviations(samples)[0] / deviations(noise)[0]
+    noise = torch.randn(n, *mean.shape, generator=generator).to(lr.device)
+    noise = torch.stack([detail(x) for x in noise])
+    noise *= std_high / deviations(noise)[0]
     return torch.stack([network.finish(mean + x, lr) for x in noise])
 
 
@@ -273,12 +272,12 @@ def border_step(network: CVAE, lr: torch.Tensor, overlap: int = 8) -> float:
             sample = network.sample(cut, 1, seed=0, overlap=overlap)[0]
             change = sample.diff(dim=axis).abs().mean([d for d in range(4) if d != axis])
             starts = tile_starts(length - shift, PATCH, overlap)
-            edges = {4 * edge for start in starts for edge in (start, start + PATCH)}
-            places = torch.arange(1, len(change) + 1)
-            # Before the first and behind the last place the contexts differ: those are left out.
-            steps.append(change[4 * (PATCH - shift) : -4 * PATCH])
-            is_border = torch.tensor([place.item() in edges for place in places])
-            borders.append(is_border[4 * (PATCH - shift) : -4 * PATCH])
+            edges = torch.tensor([4 * edge for s in starts for edge in (s, s + PATCH)])
+            is_border = torch.isin(torch.arange(1, len(change) + 1), edges)
+            # The first and the last tile are left out: with the cut the context changes there.
+            inner = slice(4 * (PATCH - shift), -4 * PATCH)
+            steps.append(change[inner])
+            borders.append(is_border[inner])
         all_steps, all_borders = torch.stack(steps), torch.stack(borders).to(lr.device)
         for i in all_borders.any(0).nonzero()[:, 0]:
             at_border.append(all_steps[all_borders[:, i], i].mean().item())
@@ -308,11 +307,11 @@ def _picture(runs: list[Run], tests: dict[str, Pairs], device: torch.device) -> 
     rows = []
     for name, pairs in tests.items():
         lr_path, hr_path = pairs[min(1, len(pairs) - 1)]
-        lr = read_image(lr_path)
+        lr, hr = read_image(lr_path), read_image(hr_path)
         for run in (run for run in runs if run.seed == runs[0].seed):
-            photo = Photo(f"{name}, {run.title}", lr, imresize(lr, 4), read_image(hr_path))
             network, _ = _load(run.folder, device)
-            rows.append(row_of_samples(network, photo, 4, 1.0, 0, 44))
+            title = f"{name}, {run.title}"
+            rows.append(row_of_samples(network, title, lr, hr, 4, 1.0, 0, 44))
     return grid(rows)
 
 

@@ -57,7 +57,7 @@ def test_diversity_by_hand():
 def test_noise_has_the_samples_strength_outside_of_lrs_reach(small_cvae, large_dataset):
     lr = to_tensor(read_image(sorted(large_dataset.lr.iterdir())[0]))
     mean, drawn = small_cvae.sample(lr, temperature=0)[0], small_cvae.sample(lr, 4, seed=0)
-    noise = vae_evidence.noise_like(drawn, mean, lr, small_cvae)
+    noise = vae_evidence.noise_like(deviations(drawn)[0], 4, mean, lr, small_cvae)
     assert deviations(noise)[0] == pytest.approx(deviations(drawn)[0], rel=0.1)
     assert all((resize(x, 1 / 4) - lr).abs().max() < 2 / 255 for x in noise)
 

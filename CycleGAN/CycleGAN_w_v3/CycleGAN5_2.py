@@ -60,7 +60,7 @@ from common.ema import update_ema
 from common.flags import comments_as_help
 from common.log import mean_losses, plot_curves, write_log
 from common.progress import progress_bar
-from common.resize import resize
+from common.resize import detail, resize
 from common.validation import Validation
 from common.vgg import VGG19Features
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
@@ -88,7 +88,7 @@ def as_stored(image: torch.Tensor) -> torch.Tensor:
 
 def high_frequencies(image: torch.Tensor, factor: int) -> torch.Tensor:
     """Return what `image` (N, C, H, W) loses when it is scaled down by `factor`, around 0.5."""
-    return image - resize(resize(image, 1 / factor), factor) + 0.5
+    return detail(image, factor) + 0.5
 
 
 def discriminator_loss(

@@ -15,6 +15,7 @@ from common.resize import project, project_and_clamp
 from common.tiles import blend_tiles, cut_tiles
 
 PATCH = 32  # LR pixels, each way, of what the network takes at once
+OVERLAP = 8  # LR pixels, of tiles
 _CELLS = 16  # of the deepest features, 4x4
 _AT_ONCE = 32  # tiles
 # Scale of the last features at the beginning. Adam moves all weights of the last convolution (576
@@ -131,7 +132,8 @@ class CVAE(nn.Module):
         n: int = 1,
         temperature: float = 1.0,
         seed: int | None = None,
-        overlap: int = 8,
+        overlap: int = OVERLAP,
+        noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return `n` SR versions of photos of any size: (n, N, 3, 4H, 4W) in [0, 1].
 
@@ -143,12 +145,14 @@ class CVAE(nn.Module):
             temperature: of the standard deviation of z; 0 gives the mean prediction, n times.
             seed: the same seed gives the same versions.
             overlap: LR pixels, 0 to 16, by which tiles overlap at least.
+            noise: what `self.noise` drew before, instead of n, temperature and seed.
         Raises:
             ValueError: n, temperature or overlap is out of range.
         """
         if not 0 <= overlap <= PATCH // 2:
             raise ValueError(f"overlap is {overlap}, expected 0 to {PATCH // 2}")
-        noise = sampling_noise(n, (len(lr), 1, self.n_latent), temperature, seed, lr.device)
+        if noise is None:
+            noise = self.noise(lr.shape, n, temperature, seed)
         was_training = self.training
         self.eval()
         try:
@@ -156,6 +160,13 @@ class CVAE(nn.Module):
         finally:
             self.train(was_training)
         return torch.stack(photos, 1)
+
+    def noise(
+        self, shape: tuple[int, ...], n: int, temperature: float, seed: int | None
+    ) -> torch.Tensor:
+        """Return the noise (n, N, 1, 256) of `n` versions of LR photos of `shape` (N, 3, H, W)."""
+        where = self.fc_mu.weight.device
+        return sampling_noise(n, (shape[0], 1, self.n_latent), temperature, seed, where)
 
     def _sample(self, lr: torch.Tensor, noises: torch.Tensor, overlap: int) -> torch.Tensor:
         """Return a photo's versions (n, 3, 4H, 4W), of LR (1, 3, H, W) and noises (n, 1, 256)."""

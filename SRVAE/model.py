@@ -128,7 +128,12 @@ class SRVAE(nn.Module):
 
     @torch.inference_mode()
     def sample(
-        self, lr: torch.Tensor, n: int = 1, temperature: float = 1.0, seed: int | None = None
+        self,
+        lr: torch.Tensor,
+        n: int = 1,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return `n` SR versions of photos of any size: (n, N, 3, 4H, 4W) in [0, 1].
 
@@ -136,13 +141,23 @@ class SRVAE(nn.Module):
             lr: (N, 3, H, W) in [0, 1].
             temperature: of the standard deviation of z; 0 gives the mean prediction, n times.
             seed: the same seed gives the same versions.
+            noise: what `self.noise` drew before, instead of n, temperature and seed.
         Raises:
             ValueError: n or temperature is out of range.
         """
+        if noise is None:
+            noise = self.noise(lr.shape, n, temperature, seed)
         mu, logvar, features = self.encode(lr)
-        noises = sampling_noise(n, mu.shape, temperature, seed, lr.device)
-        versions = [self.decode(draw((mu, logvar), noise), features) for noise in noises]
+        versions = [self.decode(draw((mu, logvar), one), features) for one in noise]
         return torch.stack([self.finish(sr, lr) for sr in versions])
+
+    def noise(
+        self, shape: tuple[int, ...], n: int, temperature: float, seed: int | None
+    ) -> torch.Tensor:
+        """Return the noise (n, N, 2, H/4, W/4) of `n` versions of LR photos of (N, 3, H, W)."""
+        places = (-(-size // STRIDE) for size in shape[2:])
+        shape = shape[0], self.n_latent, *places
+        return sampling_noise(n, shape, temperature, seed, self.to_mu.weight.device)
 
     def finish(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Return decoded images as they are used: projected onto LR and in [0, 1], both exactly."""

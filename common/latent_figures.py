@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from common.gaussian import draw, kl_divergence
-from common.images import to_uint8
 from common.metrics import lr_psnr, psnr_y
 from common.resize import detail, resize
 
@@ -69,11 +68,7 @@ def latent_figures(
     from_q = draw(q, noise[0])
     samples = torch.stack([render(draw((mu, logvar), one)) for one in noise])
     std_high, std_low = deviations(samples)
-    lr_psnrs = [
-        lr_psnr(to_uint8(a), to_uint8(b))
-        for sample in samples
-        for a, b in zip(sample, lr, strict=True)
-    ]
+    lr_psnrs = [value for sample in samples for value in lr_psnr(sample, lr).tolist()]
     return {
         "kl": kl_divergence(q, p).sum().item() / len(lr),
         "active_units": (((q[0] - p[0]) / (p[1] / 2).exp()).var(0) > 0.01).sum().item(),

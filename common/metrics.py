@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from common.resize import imresize
+from common.resize import imresize_batch
 
 
 def luma(image: torch.Tensor) -> torch.Tensor:
@@ -79,11 +78,15 @@ def psnr_ssim_y(sr: torch.Tensor, hr: torch.Tensor, shave: int = 4) -> tuple[flo
     return psnr(y_sr, y_hr).item(), ssim(y_sr, y_hr).item()
 
 
-def lr_psnr(sr: np.ndarray, lr: np.ndarray) -> float:
+def lr_psnr(sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
     """Return the PSNR (dB, RGB) of SR, scaled down as MATLAB's `imresize` does, against its LR.
 
+    Both in 8 bits, as files hold them.
+
     Args:
-        sr, lr: (4H, 4W, 3) and (H, W, 3) uint8.
+        sr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
+    Returns:
+        (N,)
     """
-    a, b = (torch.tensor(x).permute(2, 0, 1)[None].double() for x in (imresize(sr, 1 / 4), lr))
-    return psnr(a, b).item()
+    pixels = (lr.double() * 255).round().clamp(0, 255)
+    return psnr(imresize_batch(sr, 1 / 4) * 255, pixels)

@@ -23,10 +23,22 @@ def imresize(image: np.ndarray, factor: float) -> np.ndarray:
     Returns:
         (ceil(H * factor), ceil(W * factor), C) uint8.
     """
-    pixels = torch.tensor(image).double()
-    pixels = _resize_rows(pixels, factor)
-    pixels = _resize_rows(pixels.transpose(0, 1), factor).transpose(0, 1)
-    return pixels.byte().contiguous().numpy()
+    return _imresize(torch.tensor(image).double(), factor).byte().contiguous().numpy()
+
+
+def imresize_batch(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Resize float images as `imresize` does, rounding to 8 bits before, between and after.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], on any device.
+        factor: 1/4, 1/2, 2 or 4.
+    Returns:
+        (N, C, ceil(H * factor), ceil(W * factor)), float64 in [0, 1].
+    """
+    n, c = images.shape[:2]
+    pixels = (images.double() * 255).round().clamp(0, 255)
+    pixels = _imresize(pixels.permute(2, 3, 0, 1).flatten(2), factor) / 255
+    return pixels.unflatten(2, (n, c)).permute(2, 3, 0, 1)
 
 
 def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
@@ -74,6 +86,12 @@ def project_and_clamp(sr: torch.Tensor, lr: torch.Tensor, times: int = 10) -> to
     for _ in range(times):
         sr = project(sr, lr, 1).clamp_(0, 1)
     return sr
+
+
+def _imresize(pixels: torch.Tensor, factor: float) -> torch.Tensor:
+    """Resize (H, W, C) float64, whole numbers, to such of the new size."""
+    pixels = _resize_rows(pixels, factor)
+    return _resize_rows(pixels.transpose(0, 1), factor).transpose(0, 1)
 
 
 def _resize_rows(pixels: torch.Tensor, factor: float) -> torch.Tensor:

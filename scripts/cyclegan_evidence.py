@@ -213,7 +213,11 @@ def _measure(
             a, b = to_tensor(sr), to_tensor(read_image(hr_path))
             psnr_y, ssim_y = psnr_ssim_y(a, b)
             detail = [_detail(x).square().mean().sqrt().item() for x in (a, b)]
-            values = {"psnr_y": psnr_y, "ssim_y": ssim_y, "lr_psnr": lr_psnr(sr, lr)}
+            values = {
+                "psnr_y": psnr_y,
+                "ssim_y": ssim_y,
+                "lr_psnr": lr_psnr(a, to_tensor(lr)).item(),
+            }
             values["sharpness"] = detail[0] / detail[1]
             values["correlation"] = min(_correlation(sr[..., c], bicubic[..., c]) for c in range(3))
             figures.append(values | ({"lpips": lpips(a, b)} if lpips else {}))

@@ -8,6 +8,7 @@ sr = model.upscale(Image.open("photo.jpg"))
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,30 +19,48 @@ from torch import nn
 
 from common import checkpoint
 from common.device import choose_device
-from CVAE.model import CVAE
+from common.resize import resize
+from common.tiles import enlarge_in_bands
+from CVAE.model import CVAE, OVERLAP, PATCH
 from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
 from ESRGAN.model import GeneratorRRDB, load_published
-from SRVAE.model import SRVAE
+from SRVAE.model import SRVAE, STRIDE
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, torch.Tensor)
 Weights = dict[str, torch.Tensor]
 
+# LR pixels, all multiples of what a CVAE's own tiles and an SRVAE's z lie on: tiles that begin
+# there are enlarged as they are in the whole image.
+_GRID = PATCH - OVERLAP
+TILE = 240
+# By which tiles see more than their own. Half of it is context, in the other half they are blended.
+MARGINS = {"bicubic": 24, "CycleGAN": 48, "ESRGAN": 48, "SRVAE": 48, "CVAE": 48}
+assert _GRID % STRIDE == 0
+
+
+class Bicubic(nn.Module):
+    """Bicubic interpolation, as MATLAB's `imresize`, in float: what networks are compared with."""
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        return resize(lr, 4)
+
 
 class Model:
-    """A network that enlarges images four times.
+    """A network that enlarges images four times, of any size: large ones in tiles.
 
     Attributes:
-        name: "ESRGAN", "CycleGAN", "CVAE" or "SRVAE".
+        name: "ESRGAN", "CycleGAN", "CVAE", "SRVAE" or "bicubic".
         network: the module, in eval mode on `device`.
         device: where it computes.
         has_samples: whether it has many answers to one image.
+        tile: LR pixels, each way, of tiles; an image no larger is enlarged as a whole.
     """
 
     def __init__(self, name: str, network: nn.Module, device: torch.device):
         self.name, self.network, self.device = name, network.to(device).eval(), device
         self.has_samples = isinstance(network, CVAE | SRVAE)
+        self.tile = TILE if device.type == "cpu" else 2 * TILE
 
-    @torch.inference_mode()
     def upscale(self, image: AnyImage) -> AnyImage:
         """Return `image` four times as large, of the same kind as it was given.
 
@@ -53,12 +72,9 @@ class Model:
         Raises:
             ValueError: it is none of these.
         """
-        lr = _to_batch(image).to(self.device)
-        if self.has_samples:
-            sr = self.network.sample(lr, temperature=0)[0]
-        else:
-            sr = self.network(lr).clamp(0, 1)
-        return _like(sr, image)
+        lr = _to_batch(image)
+        bands = self.bands(_reader(lr), lr.shape)
+        return _like(torch.cat(list(bands), -2)[0], image)
 
     def sample(
         self, image: AnyImage, n: int = 1, temperature: float = 1.0, seed: int | None = None
@@ -74,8 +90,42 @@ class Model:
         """
         if not self.has_samples:
             raise ValueError(f"a {self.name} has one answer to an image: `upscale` gives it")
-        versions = self.network.sample(_to_batch(image).to(self.device), n, temperature, seed)
-        return [_like(sr, image) for sr in versions]
+        lr = _to_batch(image)
+        bands = self.bands(_reader(lr), lr.shape, n, temperature, seed)
+        return [_like(sr, image) for sr in torch.cat(list(bands), -2)]
+
+    @torch.inference_mode()
+    def bands(
+        self,
+        read: Callable[[int, int, int, int], torch.Tensor],
+        shape: tuple[int, ...],
+        n: int = 1,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        done: Callable[[int], None] = lambda pixels: None,
+    ) -> Iterator[torch.Tensor]:
+        """Yield rows of SR (n, N, 3, rows, 4W) in [0, 1] from top to bottom, on `device`.
+
+        For photos that are too large to be held in memory; `upscale` and `sample` are made of it.
+
+        Args:
+            read: (top, bottom, left, right) to that part of LR, (N, 3, h, w) in [0, 1].
+            shape: of LR, (N, 3, H, W).
+            n, temperature, seed: as `sample` takes them; networks of one answer give that once.
+            done: is told of the LR pixels of each tile that is done.
+        """
+        noise = None
+        if self.has_samples:
+            noise = self.network.noise(shape, n, temperature, seed)
+
+        def enlarge(lr: torch.Tensor, top: int, left: int) -> torch.Tensor:
+            lr = lr.to(self.device)
+            if noise is None:
+                return self.network(lr).clamp(0, 1)[None]
+            return self.network.sample(lr, noise=_part(noise, (top, left), lr.shape[2:]))
+
+        margin = MARGINS[self.name]
+        yield from enlarge_in_bands(enlarge, read, shape[2:], self.tile, margin, _GRID, done)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cuda") -> Model:
@@ -85,13 +135,16 @@ def load_model(path: str | Path, device: str | torch.device = "cuda") -> Model:
     checkpoints (three sets of key names). Nothing in the file is executed.
 
     Args:
-        path: .pth or .safetensors.
+        path: .pth or .safetensors; "bicubic" is interpolation, to compare with.
         device: without a GPU "cuda" is the CPU.
     Raises:
         ValueError: the file is missing, damaged, or holds no such network; the message says what it
             holds instead.
     """
     where = choose_device(str(device))
+    torch.backends.cudnn.benchmark = False  # photos have many sizes: searching takes longer
+    if str(path) == "bicubic":
+        return Model("bicubic", Bicubic(), where)
     name, network = _recognise(Path(path), _load_weights(Path(path)))
     return Model(name, network, where)
 
@@ -149,6 +202,21 @@ def _recognise(path: Path, weights: dict) -> tuple[str, nn.Module]:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} holds no network that enlarges images: {reason}") from error
     return name, network
+
+
+def _part(noise: torch.Tensor, place: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """Return the noise of a tile at `place`: an SRVAE's has places, a CVAE's is the photo's."""
+    if noise.ndim < 5:
+        return noise
+    rows, columns = (
+        slice(start // STRIDE, -(-(start + length) // STRIDE))
+        for start, length in zip(place, size, strict=True)
+    )
+    return noise[..., rows, columns]
+
+
+def _reader(lr: torch.Tensor) -> Callable[[int, int, int, int], torch.Tensor]:
+    return lambda top, bottom, left, right: lr[..., top:bottom, left:right]
 
 
 def _to_batch(image: Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:

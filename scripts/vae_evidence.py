@@ -30,7 +30,7 @@ from common import checkpoint
 from common.device import choose_device, describe
 from common.flags import comments_as_help
 from common.folders import Pairs, training_and_validation_pairs
-from common.images import read_image, to_tensor, to_uint8
+from common.images import read_image, to_tensor
 from common.latent_figures import deviations, latent_figures
 from common.metrics import lr_psnr, psnr_ssim_y, psnr_y
 from common.pictures import grid
@@ -182,7 +182,7 @@ def _bicubic(pairs: Pairs, projected: bool) -> dict[str, float]:
         pixels, hr = read_image(lr_path), to_tensor(read_image(hr_path))
         sr, lr = to_tensor(imresize(pixels, 4)), to_tensor(pixels)
         sr = project_and_clamp(sr, lr) if projected else sr
-        figures.append((*psnr_ssim_y(sr, hr), lr_psnr(to_uint8(sr), pixels)))
+        figures.append((*psnr_ssim_y(sr, hr), lr_psnr(sr, lr).item()))
     psnr, ssim, consistency = zip(*figures, strict=True)
     return {"psnr_y": fmean(psnr), "ssim_y": fmean(ssim), "lr_psnr_worst": min(consistency)}
 
@@ -201,15 +201,14 @@ def _on_photos(
     device = next(network.parameters()).device
     figures: list[dict[str, float]] = []
     for lr_path, hr_path in pairs:
-        lr_pixels = read_image(lr_path)
-        lr, hr = (to_tensor(x).to(device) for x in (lr_pixels, read_image(hr_path)))
+        lr, hr = (to_tensor(read_image(path)).to(device) for path in (lr_path, hr_path))
         mean = network.sample(lr, temperature=0)[0]
         samples = network.sample(lr, n_samples, seed=0)
         psnr, ssim = psnr_ssim_y(mean, hr)
         std_high, std_low = deviations(samples)
         values = {"psnr_y": psnr, "ssim_y": ssim, "std_high": std_high, "std_low": std_low}
         values["psnr_y_sample"] = psnr_y(samples[:, 0], hr.expand_as(samples[:, 0])).mean().item()
-        values["lr_psnr_worst"] = min(lr_psnr(to_uint8(x), lr_pixels) for x in (mean, *samples))
+        values["lr_psnr_worst"] = min(lr_psnr(x, lr).item() for x in (mean, *samples))
         null = noise_like(std_high, n_samples, mean, lr, network)
         for kind, versions in (("", samples), ("_null", null)):
             local = functional.avg_pool2d((versions - hr).abs().flatten(0, 1), _WINDOW, 1).mean(1)

@@ -75,8 +75,9 @@ def test_tensor_and_pixels_convert_into_each_other():
 
 
 def test_lr_psnr_by_hand():
-    sr = np.full((32, 40, 3), 100, np.uint8)
-    # Off by 10 everywhere: 10 log10(255^2 / 100)
-    assert lr_psnr(sr, np.full((8, 10, 3), 110, np.uint8)) == pytest.approx(28.1308, abs=1e-3)
+    sr = torch.full((2, 3, 32, 40), 100 / 255)
+    # Off by 10 and by 5 everywhere: 10 log10(255^2 / 100), 10 log10(255^2 / 25)
+    lr = torch.tensor([110, 105]).view(2, 1, 1, 1).expand(2, 3, 8, 10) / 255
+    assert lr_psnr(sr, lr).tolist() == pytest.approx([28.1308, 34.1514], abs=1e-3)
     photo = read_image(SKIMAGE_DATA / "chelsea.png")[:120, :160]
-    assert lr_psnr(photo, imresize(photo, 1 / 4)) == float("inf")
+    assert lr_psnr(to_tensor(photo), to_tensor(imresize(photo, 1 / 4))).item() == float("inf")

@@ -1,0 +1,195 @@
+"""Enlarge photos with any checkpoint: files and folders, of any size and kind.
+
+    python scripts/upscale.py PHOTO.jpg -m ESRGAN/runs/default/generator.pth -o OUT
+    python scripts/upscale.py FOLDER -m cvae.pth -o OUT --samples 4
+    python scripts/upscale.py FOLDER -m bicubic -o OUT --scale 2 --format png
+
+OUT gets the photos' names, and a folder's subfolders. Kept are gray, alpha, 16 bits, colour profile
+and EXIF; photos are turned upright. Large photos are enlarged in tiles that are blended: memory
+does not grow with the photo.
+
+In a notebook:
+
+    from scripts.upscale import load_model
+    sr = load_model("cvae.pth").upscale(Image.open("photo.jpg"))
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+from tqdm import tqdm
+
+from common.flags import comments_as_help
+from common.images import image_size
+from common.progress import progress_bar
+from scripts.models import Model, load_model
+from scripts.photos import (
+    READ,
+    WRITTEN,
+    enlarged_size,
+    fill,
+    open_photo,
+    refuse_size,
+    save_photo,
+    scratch,
+)
+
+__all__ = ["Model", "load_model", "upscale"]
+
+_LARGEST_SCALE = 16
+
+
+class Job(NamedTuple):
+    photo: Path
+    results: list[Path]
+
+
+class Settings(NamedTuple):
+    scale: float
+    samples: int
+    temperature: float
+    seed: int
+    quality: int
+    overwrite: bool
+
+
+def upscale(
+    inputs: tyro.conf.Positional[tuple[Path, ...]],  # photos and folders of them
+    *,
+    model: Annotated[Path, tyro.conf.arg(aliases=["-m"])],  # checkpoint, or "bicubic"
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],  # folder; or a file, of one photo
+    scale: float = 4.0,  # other than 4: the result is resampled, up to 16
+    samples: int = 0,  # so many different results, of a CVAE or SRVAE; 0: the mean prediction
+    temperature: float = 1.0,  # of z's standard deviation in samples
+    seed: int = 0,  # the same seed gives the same samples
+    format: Literal["same", "png", "jpg", "webp", "tiff"] = "same",  # same: as the photo's
+    quality: int = 95,  # of JPEG and WebP, 1 to 100 (WebP: without loss)
+    tile: int | None = None,  # LR pixels, a multiple of 24; None: 240 on a CPU, 480 on a GPU
+    overwrite: bool = False,  # write anew what is there already
+    device: str = "cuda",  # without a GPU the CPU is taken
+) -> int:
+    """Enlarge the photos and return how many could not be; each is named with the reason.
+
+    Raises:
+        ValueError: an argument is out of range, an input is missing, or two have one result.
+    """
+    if not 0 < scale <= _LARGEST_SCALE or samples < 0 or temperature < 0 or seed < 0:
+        raise ValueError(
+            f"scale {scale}, samples {samples}, temperature {temperature}, seed {seed}: expected a "
+            f"scale above 0 and up to {_LARGEST_SCALE}, the others 0 or more"
+        )
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}, expected 1 to 100")
+    jobs = _plan(inputs, out, format, samples)
+    network = load_model(model, device)
+    if samples and not network.has_samples:
+        raise ValueError(f"{model} is of {network.name}, which has one answer: leave --samples out")
+    if tile is not None:
+        network.tile = tile
+    settings = Settings(scale, samples, temperature, seed, quality, overwrite)
+    failed = 0
+    sizes = [_pixels(job.photo) for job in jobs]
+    with progress_bar(total=sum(sizes), unit="pixel", unit_scale=True) as bar:
+        for job, n_pixels in zip(jobs, sizes, strict=True):
+            bar.set_postfix_str(job.photo.name, refresh=False)
+            before = bar.n
+            try:
+                _enlarge(network, job, settings, bar)
+            except (ValueError, OSError, MemoryError) as error:
+                failed += 1
+                bar.write(f"not enlarged: {error}", file=sys.stderr)
+            bar.update(before + n_pixels - bar.n)
+    print(f"{len(jobs) - failed} of {len(jobs)} photos enlarged: {out}")
+    return failed
+
+
+def _plan(inputs: tuple[Path, ...], out: Path, format: str, samples: int) -> list[Job]:
+    """Return each photo with the files it shall become."""
+    if not inputs:
+        raise ValueError("no photos are named: expected files or folders")
+    named: list[tuple[Path, Path]] = []  # photo, and its path below `out`
+    for path in inputs:
+        if path.is_dir():
+            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in READ]
+            inside = [p for p in inside if p.is_file() and not _is_hidden(p.relative_to(path))]
+            inside = [p for p in inside if out == path or not p.is_relative_to(out)]
+            if not inside:
+                raise ValueError(f"{path} holds no photos ({', '.join(sorted(READ))})")
+            named += [(p, p.relative_to(path)) for p in inside]
+        elif path.exists():
+            named.append((path, Path(path.name)))
+        else:
+            raise ValueError(f"{path}: there is no such file or folder")
+    if out.suffix and not out.is_dir():
+        if out.suffix.lower() not in WRITTEN:
+            raise ValueError(f"{out}: expected a folder or one of {', '.join(sorted(WRITTEN))}")
+        if len(inputs) > 1 or inputs[0].is_dir():
+            raise ValueError(f"{out} is one file, and there are several photos: name a folder")
+        if format not in ("same", out.suffix[1:].lower()):
+            raise ValueError(f"{out} and format {format} are two formats: name one")
+        named, out, format = [(inputs[0], Path(out.name))], out.parent, "same"
+    jobs: list[Job] = []
+    taken: dict[str, Path] = {}
+    for photo, place in dict.fromkeys(named):
+        suffix = place.suffix if format == "same" else f".{format}"
+        suffix = suffix if suffix.lower() in WRITTEN else ".png"
+        base = out / place.with_suffix(suffix)
+        if str(base).casefold() in taken:  # a.gif beside a.bmp
+            base = out / place.with_name(place.name + suffix)
+        if taken.setdefault(str(base).casefold(), photo) != photo:
+            raise ValueError(f"{photo} and {taken[str(base).casefold()]} would both become {base}")
+        if base.resolve() == photo.resolve():
+            raise ValueError(f"{base} is the photo itself: name another folder (--out)")
+        several = [base.with_name(f"{base.stem}_{i}{suffix}") for i in range(1, samples + 1)]
+        jobs.append(Job(photo, several or [base]))
+    return jobs
+
+
+def _enlarge(network: Model, job: Job, settings: Settings, bar: tqdm) -> None:
+    """Enlarge one photo and write its results; the bar is told of each tile."""
+    there = [path.name for path in job.results if path.exists()]
+    if there and not settings.overwrite:
+        raise FileExistsError(
+            f"{job.photo}: {', '.join(there)} is there already (--overwrite writes it anew)"
+        )
+    photo = open_photo(job.photo)
+    if photo.pages > 1:
+        bar.write(f"{job.photo}: the first of {photo.pages} pages", file=sys.stderr)
+    for path in job.results:
+        refuse_size(path, enlarged_size(photo.size, settings.scale))
+    images = [scratch(path, photo, settings.scale) for path in job.results]
+    temperature = settings.temperature if settings.samples else 0.0
+    shape = 1, 3, *photo.size
+    top = 0
+    for band in network.bands(
+        photo.read, shape, len(images), temperature, settings.seed, bar.update
+    ):
+        for pixels, version in zip(images, band, strict=True):
+            fill(pixels, top, version[0])
+        top += band.shape[-2]
+    for path, pixels in zip(job.results, images, strict=True):
+        save_photo(path, pixels, photo, settings.scale, settings.quality)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _pixels(path: Path) -> int:
+    """Return a photo's number of pixels, 0 where that cannot be known."""
+    try:
+        height, width = image_size(path)
+    except ValueError:
+        return 0
+    return height * width
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, tyro.cli(comments_as_help(upscale))))

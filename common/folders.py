@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.div2k import download_div2k
-from common.images import list_pairs
-
-Pairs = list[tuple[Path, Path]]
+from common.images import Pairs, list_pairs
 
 
 class Folders(NamedTuple):

@@ -15,6 +15,8 @@ from common.files import written_whole
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"}
 
+Pairs = list[tuple[Path, Path]]  # LR and HR
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read a photo as RGB, turned upright by its EXIF orientation.
@@ -109,27 +111,27 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def scene_name(path: Path, scale: int = 4) -> str:
-    """Return a photo's name without the mark of LR photos: `0001` for `0001x4.png`.
+    """Return a photo's name without what marks it as LR or HR: `0001` for `0001x4.png`.
 
     DIV2K's mild, difficult and wild tracks mark theirs `0001x4m.png`, `0001x4d.png`,
-    `0001x4w1.png`, of which there are several of one scene.
+    `0001x4w1.png`, of which there are several of one scene. Benchmark sets also come as
+    `img_001_SRF_4_LR.png` and `img_001_SRF_4_HR.png`, or `baby_LRBI_x4.png` and `baby_HR_x4.png`.
     """
-    return re.sub(rf"x{scale}(m|d|w\d)?$", "", path.stem)
+    marks = rf"(x{scale}(m|d|w\d)?|_SRF_{scale}_(LR|HR)|_(LRBI|LRBD|LRDN|LR|HR)_x{scale})$"
+    return re.sub(marks, "", path.stem)
 
 
-def list_pairs(
-    lr_folder: str | Path, hr_folder: str | Path, scale: int = 4
-) -> list[tuple[Path, Path]]:
+def pair_by_name(lr_folder: str | Path, hr_folder: str | Path, scale: int = 4) -> Pairs:
     """Return (LR, HR) paths paired by name: `0001x4.png` (or `0001.png`) belongs to `0001.png`.
 
     Several LR photos of one HR photo (`0001x4w1.png`, ... of DIV2K's wild track) are so many pairs.
 
     Raises:
-        ValueError: a photo has no partner (they are listed), or a pair's sizes do not differ by
-            `scale` exactly (the first is named).
+        ValueError: a photo has no partner; they are listed.
     """
     hr_list = list_images(hr_folder)
-    hr_paths = {path.stem: path for path in hr_list}
+    hr_paths = {scene_name(path, scale): path for path in hr_list}
+    hr_paths |= {path.stem: path for path in hr_list}
     pairs, without_hr = [], []
     for lr_path in list_images(lr_folder):
         hr_path = hr_paths.get(scene_name(lr_path, scale), hr_paths.get(lr_path.stem))
@@ -141,6 +143,17 @@ def list_pairs(
             f"photo, {_first(without_lr)} in {hr_folder} without an LR photo. An HR photo NAME.png "
             f"belongs to NAMEx{scale}.png; scripts/prepare_dataset.py makes such folders"
         )
+    return pairs
+
+
+def list_pairs(lr_folder: str | Path, hr_folder: str | Path, scale: int = 4) -> Pairs:
+    """Return what `pair_by_name` does, of photos whose sizes differ by `scale` exactly.
+
+    Raises:
+        ValueError: a photo has no partner (they are listed), or a pair's sizes do not fit (the
+            first is named).
+    """
+    pairs = pair_by_name(lr_folder, hr_folder, scale)
     for lr_path, hr_path in pairs:
         (h, w), (hr_h, hr_w) = image_size(lr_path), image_size(hr_path)
         if (hr_h, hr_w) != (h * scale, w * scale):

@@ -51,7 +51,10 @@ def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
         (N, C, H * factor, W * factor), not clamped: bicubic overshoots at edges.
     """
     images = functional.pad(images, (_BORDER,) * 4, mode="replicate")
-    size = tuple(round(n * factor) for n in images.shape[2:])
+    # In whole numbers, so that the network can be exported for photos of any size.
+    size = tuple(
+        n * round(factor) if factor > 1 else n // round(1 / factor) for n in images.shape[2:]
+    )
     images = functional.interpolate(images, size, mode="bicubic", antialias=True)
     border = round(_BORDER * factor)
     return images[..., border:-border, border:-border]

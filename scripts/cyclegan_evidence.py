@@ -30,13 +30,14 @@ import tyro
 from common.device import choose_device, describe
 from common.flags import comments_as_help
 from common.images import read_image, to_tensor, to_uint8
-from common.metrics import lr_psnr, luma, psnr_ssim_y
+from common.metrics import lr_psnr, psnr_ssim_y
 from common.pictures import busiest_crop, grid
-from common.resize import detail, imresize
+from common.resize import imresize
 from common.validation import Photo, sample_row
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
+from scripts.evaluate import sharpness
 from scripts.evidence import (
     Pairs,
     Run,
@@ -198,7 +199,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Return a network's figures on each test folder: means over its photos.
 
-    sharpness: the strength (rms) of what LR lacks, in SR's luma over HR's: 1 is as sharp as HR.
+    sharpness: see `scripts.evaluate.sharpness`.
     correlation: of SR's colour channels with bicubic's, the lowest of all photos and channels: near
     1, or else colours are inverted or the result has nothing to do with the photo.
     """
@@ -212,13 +213,12 @@ def _measure(
             sr = to_uint8(G(to_tensor(lr).to(device))) if G else bicubic
             a, b = to_tensor(sr), to_tensor(read_image(hr_path))
             psnr_y, ssim_y = psnr_ssim_y(a, b)
-            detail = [_detail(x).square().mean().sqrt().item() for x in (a, b)]
             values = {
                 "psnr_y": psnr_y,
                 "ssim_y": ssim_y,
                 "lr_psnr": lr_psnr(a, to_tensor(lr)).item(),
             }
-            values["sharpness"] = detail[0] / detail[1]
+            values["sharpness"] = sharpness(a, b).item()
             values["correlation"] = min(_correlation(sr[..., c], bicubic[..., c]) for c in range(3))
             figures.append(values | ({"lpips": lpips(a, b)} if lpips else {}))
         means = {figure: fmean(values[figure] for values in figures) for figure in figures[0]}
@@ -230,11 +230,6 @@ def _measure(
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Return Pearson's correlation of two images; 0 where one of them is of one value."""
     return float(np.corrcoef(a.flat, b.flat)[0, 1]) if a.std() and b.std() else 0.0
-
-
-def _detail(image: torch.Tensor) -> torch.Tensor:
-    """Return what `image`'s luma loses when it is scaled down to a quarter."""
-    return detail(luma(image))
 
 
 def table(rows: list[dict[str, Any]], track: str) -> str:

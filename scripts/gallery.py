@@ -18,15 +18,17 @@ from typing import Any
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import tyro
 
 from common.device import choose_device, describe
-from common.flags import comments_as_help
+from common.flags import command_line
 from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from ESRGAN.train_esrgan import train_esrgan
+from scripts.builtin_photos import builtin_photos
+from scripts.compare import compare
+from scripts.evaluate import evaluate
 from scripts.evidence import Run, choose_photos, prepare, refuse_other_settings, train_all
 from SRVAE.train_srvae import train_srvae
 
@@ -37,7 +39,7 @@ _ESRGAN = {"n_blocks": 4, "n_features": 32, "growth": 16, "discriminator_feature
 _ESRGAN |= {"patch_size": 64, "batch_size": 8, "n_epochs": 6, "n_epochs_gan": 1}
 _ESRGAN |= {"steps_per_epoch": 500, "learning_rate": 1e-3, "milestones": (0.5, 0.75, 0.9)}
 # Without the perceptual loss, which needs a download and holds the picture together, L1 does it.
-_ESRGAN |= {"perceptual_weight": 0.0, "pixel_weight": 1.0, "gan_weight": 2e-2}
+_ESRGAN |= {"perceptual_weight": 0.0, "pixel_weight": 1.0, "gan_weight": 5e-3}
 _VAE = {"batch_size": 8, "n_epochs": 3, "steps_per_epoch": 400}
 RUNS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {  # the longest first
     "cvae": (train_cvae, _VAE),
@@ -46,6 +48,17 @@ RUNS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {  # the longest f
     "cyclegan_v1": (v1.train_cyclegan_sr, _CYCLEGAN),
     "cyclegan_v2": (v2.train_cyclegan_sr, _CYCLEGAN),
     "cyclegan_v3": (v3.train_cyclegan_sr, _CYCLEGAN),
+}
+# What is measured and drawn: captions and checkpoints.
+SHOWN = {
+    "bicubic": "bicubic",
+    "CycleGAN v1": "cyclegan_v1/G_LR2HR.pth",
+    "CycleGAN v2": "cyclegan_v2/G_LR2HR.pth",
+    "CycleGAN v3": "cyclegan_v3/G_LR2HR.pth",
+    "ESRGAN, PSNR": "esrgan/generator_psnr.pth",
+    "ESRGAN, GAN": "esrgan/generator.pth",
+    "CVAE": "cvae/cvae.pth",
+    "SRVAE": "srvae/srvae.pth",
 }
 
 
@@ -59,12 +72,22 @@ def gallery(
     out: Path = ROOT / "runs" / "gallery",
     device: str = "cuda",  # without a GPU the CPU is taken
 ) -> Path:
-    """Train, measure and draw; return the folder with the checkpoints and results."""
+    """Train, measure and draw; return the folder with the checkpoints and results.
+
+    Written there: a folder for each run, and for each test folder NAME.md, NAME.csv and NAME.json
+    (evaluate.py) and NAME.png (compare.py).
+
+    Raises:
+        ValueError: `out` holds runs with other settings, or two test folders have one name.
+    """
     where = choose_device(device)
-    photos, tests = choose_photos(photos, test)
-    settings = {"share": share, "seed": seed}
+    if photos is None and not test:
+        _, photos, _, valid = builtin_photos()
+        tests = {"built_in": valid}
+    else:
+        photos, tests = choose_photos(photos, test)
     given = {"photos": str(photos), "test": [*map(str, tests.values())]}
-    refuse_other_settings(out, settings | given)
+    refuse_other_settings(out, {"share": share, "seed": seed} | given)
     lr_folder, hr_folder, pairs = prepare(photos, tests, out / "data", "bicubic")
     runs = []
     for name, (train, settings) in RUNS.items():
@@ -73,8 +96,33 @@ def gallery(
         settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder}
         runs.append(Run(name, train, seed, settings, out / name))
     train_all(runs, jobs, describe(where))
+
+    models = tuple(str(out / path) if path != "bicubic" else path for path in SHOWN.values())
+    for name, photos_of_test in pairs.items():
+        lr_path, hr_path = photos_of_test[min(1, len(photos_of_test) - 1)]
+        files = {kind: out / f"{name}.{kind}" for kind in ("csv", "json")}
+        markdown = out / f"{name}.md"
+        evaluate(
+            models=models,
+            hr=hr_path.parent,
+            lr=lr_path.parent,
+            **files,
+            markdown=markdown,
+            device=where.type,
+        )
+        picture = out / f"{name}.png"
+        compare(
+            hr_path,
+            models=models,
+            names=tuple(SHOWN),
+            samples=1,
+            out=picture,
+            overwrite=True,
+            device=where.type,
+        )
+    print("; ".join(f"{run.title} {run.seconds:.0f} s" for run in runs))
     return out
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(gallery))
+    command_line(gallery)

@@ -34,7 +34,7 @@ Weights = dict[str, torch.Tensor]
 _GRID = PATCH - OVERLAP
 TILE = 240
 # By which tiles see more than their own. Half of it is context, in the other half they are blended.
-MARGINS = {"bicubic": 24, "CycleGAN": 48, "ESRGAN": 48, "SRVAE": 48, "CVAE": 48}
+MARGINS = {"bicubic": 24, "CycleGAN": 24, "ESRGAN": 48, "SRVAE": 24, "CVAE": 72}
 assert _GRID % STRIDE == 0
 
 

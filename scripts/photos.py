@@ -187,10 +187,10 @@ def save_photo(path: Path, pixels: np.ndarray, photo: Photo, scale: float, quali
     )
     final = "uchar" if suffix in _LONGEST_SIDE else photo.colour.format
     final = "ushort" if final == "float" and suffix == ".png" else final
-    image = _converted(_resized(image, height, width), kind, final)
+    image = convert(resample(image, height, width), kind, final)
     if photo.alpha is not None:
-        alpha = _resized(photo.alpha, height, width)
-        image = image.bandjoin(_converted(alpha, photo.alpha.format, final))
+        alpha = resample(photo.alpha, height, width)
+        image = image.bandjoin(convert(alpha, photo.alpha.format, final))
     gray = pixels.shape[2] == 1
     spaces = {"uchar": "b-w" if gray else "srgb", "ushort": "grey16" if gray else "rgb16"}
     image = image.copy(
@@ -227,7 +227,7 @@ def enlarged_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _resized(image: pyvips.Image, height: int, width: int) -> pyvips.Image:
+def resample(image: pyvips.Image, height: int, width: int) -> pyvips.Image:
     """Resample to a size, bicubic and antialiased, in float."""
     if (image.height, image.width) == (height, width):
         return image
@@ -246,7 +246,7 @@ def _resized(image: pyvips.Image, height: int, width: int) -> pyvips.Image:
     )
 
 
-def _converted(image: pyvips.Image, before: str, kind: str) -> pyvips.Image:
+def convert(image: pyvips.Image, before: str, kind: str) -> pyvips.Image:
     """Return values that were of the range of format `before` in format `kind`, rounded."""
     if before != kind:
         image = image * (_TOP[kind] / _TOP[before])

@@ -17,6 +17,7 @@ In a notebook:
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -24,15 +25,15 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
-from tqdm import tqdm
 
-from common.flags import comments_as_help
+from common.flags import command_line
 from common.images import image_size
 from common.progress import progress_bar
 from scripts.models import Model, load_model
 from scripts.photos import (
     READ,
     WRITTEN,
+    Photo,
     enlarged_size,
     fill,
     open_photo,
@@ -41,7 +42,7 @@ from scripts.photos import (
     scratch,
 )
 
-__all__ = ["Model", "load_model", "upscale"]
+__all__ = ["Job", "Model", "Settings", "enlarge", "load_model", "upscale"]
 
 _LARGEST_SCALE = 16
 
@@ -101,7 +102,9 @@ def upscale(
             bar.set_postfix_str(job.photo.name, refresh=False)
             before = bar.n
             try:
-                _enlarge(network, job, settings, bar)
+                photo = enlarge(network, job, settings, bar.update)
+                if photo.pages > 1:
+                    bar.write(f"{job.photo}: the first of {photo.pages} pages", file=sys.stderr)
             except (ValueError, OSError, MemoryError) as error:
                 failed += 1
                 bar.write(f"not enlarged: {error}", file=sys.stderr)
@@ -152,30 +155,35 @@ def _plan(inputs: tuple[Path, ...], out: Path, format: str, samples: int) -> lis
     return jobs
 
 
-def _enlarge(network: Model, job: Job, settings: Settings, bar: tqdm) -> None:
-    """Enlarge one photo and write its results; the bar is told of each tile."""
+def enlarge(network: Model, job: Job, settings: Settings, done: Callable[[int], None]) -> Photo:
+    """Enlarge one photo, write its results and return it.
+
+    Args:
+        done: is told of the LR pixels of each tile that is done.
+    Raises:
+        FileExistsError: a result is there already.
+        ValueError: the photo cannot be read, or is too large for the format.
+        OSError: a result cannot be written.
+        MemoryError: not even a small tile fits.
+    """
     there = [path.name for path in job.results if path.exists()]
     if there and not settings.overwrite:
         raise FileExistsError(
             f"{job.photo}: {', '.join(there)} is there already (--overwrite writes it anew)"
         )
     photo = open_photo(job.photo)
-    if photo.pages > 1:
-        bar.write(f"{job.photo}: the first of {photo.pages} pages", file=sys.stderr)
     for path in job.results:
         refuse_size(path, enlarged_size(photo.size, settings.scale))
     images = [scratch(path, photo, settings.scale) for path in job.results]
     temperature = settings.temperature if settings.samples else 0.0
-    shape = 1, 3, *photo.size
-    top = 0
-    for band in network.bands(
-        photo.read, shape, len(images), temperature, settings.seed, bar.update
-    ):
+    shape, top = (1, 3, *photo.size), 0
+    for band in network.bands(photo.read, shape, len(images), temperature, settings.seed, done):
         for pixels, version in zip(images, band, strict=True):
             fill(pixels, top, version[0])
         top += band.shape[-2]
     for path, pixels in zip(job.results, images, strict=True):
         save_photo(path, pixels, photo, settings.scale, settings.quality)
+    return photo
 
 
 def _is_hidden(path: Path) -> bool:
@@ -192,4 +200,4 @@ def _pixels(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(1, tyro.cli(comments_as_help(upscale))))
+    sys.exit(min(1, command_line(upscale)))

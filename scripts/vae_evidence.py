@@ -24,7 +24,6 @@ if not __package__:
 import numpy as np
 import torch
 import tyro
-from torch.nn import functional
 
 from common import checkpoint
 from common.device import choose_device, describe
@@ -41,6 +40,7 @@ from common.validation import Validation
 from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
 from CVAE.train_cvae import train_cvae
+from scripts.evaluate import diversity_score, local_l1
 from scripts.evidence import (
     Run,
     choose_photos,
@@ -87,7 +87,6 @@ ON_PATCHES = {
     "psnr_sample": ("from p", 2),
     "psnr_other": ("from q of another", 2),
 }
-_WINDOW = 16  # pixels, each way, of the local L1 in the diversity score
 _SHIFT = 6  # LR pixels between the tile grids that are compared
 _LEAST_FOR_BORDERS = 70  # LR pixels: between the first and the last tile there has to be a border
 
@@ -211,8 +210,7 @@ def _on_photos(
         values["lr_psnr_worst"] = min(lr_psnr(x, lr).item() for x in (mean, *samples))
         null = noise_like(std_high, n_samples, mean, lr, network)
         for kind, versions in (("", samples), ("_null", null)):
-            local = functional.avg_pool2d((versions - hr).abs().flatten(0, 1), _WINDOW, 1).mean(1)
-            values[f"diversity{kind}"] = diversity_score(local)
+            values[f"diversity{kind}"] = diversity_score(local_l1(versions[:, 0], hr)[:, 0])
             if spatial_lpips:
                 maps = torch.cat([spatial_lpips(version, hr) for version in versions])
                 values[f"diversity_lpips{kind}"] = diversity_score(maps[:, 0])
@@ -238,19 +236,6 @@ def noise_like(
     noise = torch.stack([detail(x) for x in noise])
     noise *= std_high / deviations(noise)[0]
     return torch.stack([network.finish(mean + x, lr) for x in noise])
-
-
-def diversity_score(distances: torch.Tensor) -> float:
-    """Return the diversity score of NTIRE 2021's challenge on learning the super-resolution space.
-
-    100 (min_k mean_ij L_k - mean_ij min_k L_k) / min_k mean_ij L_k (Lugmayr et al. 2021): how much
-    nearer to HR one comes by choosing the best of the samples at each place, instead of once.
-
-    Args:
-        distances: L, of each sample to HR at each place, (K, H, W).
-    """
-    best = distances.mean((1, 2)).min()
-    return (100 * (best - distances.min(0).values.mean()) / best).item()
 
 
 def border_step(network: CVAE, lr: torch.Tensor, overlap: int = 8) -> float:

@@ -39,7 +39,7 @@ _ESRGAN = {"n_blocks": 4, "n_features": 32, "growth": 16, "discriminator_feature
 _ESRGAN |= {"patch_size": 64, "batch_size": 8, "n_epochs": 6, "n_epochs_gan": 1}
 _ESRGAN |= {"steps_per_epoch": 500, "learning_rate": 1e-3, "milestones": (0.5, 0.75, 0.9)}
 # Without the perceptual loss, which needs a download and holds the picture together, L1 does it.
-_ESRGAN |= {"perceptual_weight": 0.0, "pixel_weight": 1.0, "gan_weight": 5e-3}
+_ESRGAN |= {"perceptual_weight": 0.0, "pixel_weight": 1.0, "gan_weight": 1e-3}
 _VAE = {"batch_size": 8, "n_epochs": 3, "steps_per_epoch": 400}
 RUNS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {  # the longest first
     "cvae": (train_cvae, _VAE),

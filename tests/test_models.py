@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 
 from common import checkpoint
 from common.images import to_tensor, to_uint8
+from common.resize import imresize
 from CVAE.model import CVAE, Recognition
 from CycleGAN.model import (
     Discriminator,
@@ -21,7 +23,7 @@ from CycleGAN.model import (
     ResidualGeneratorSR,
 )
 from ESRGAN.model import GeneratorRRDB, to_published
-from scripts.models import load_model
+from scripts.models import Bicubic, Model, load_model
 from SRVAE.model import SRVAE
 
 torch.manual_seed(0)
@@ -162,3 +164,48 @@ def test_damaged_and_malicious_files_are_refused(tmp_path):
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(ValueError, match=rf"{name}: there is no such file"):
             load_model(tmp_path / name, "cpu")
+
+
+def noisy(network):
+    """Give the network weights that do something everywhere."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if name == "conv_out.weight":
+                torch.nn.init.normal_(weight, 0, 0.05)
+    return network
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "bicubic"])
+def test_tiles_give_what_the_whole_image_does(name, small_cvae):
+    kind = name.split(",")[0].split(" ")[0]
+    network = Bicubic() if kind == "bicubic" else noisy(copy.deepcopy(NETWORKS[name]))
+    network = small_cvae if name == "CVAE" else network
+    model = Model(kind, network, torch.device("cpu"))
+    lr = torch.rand(1, 3, 26, 150, generator=torch.Generator().manual_seed(0))
+    model.tile = 240
+    whole = model.upscale(lr)
+    drawn = torch.stack(model.sample(lr, 2, seed=1)) if model.has_samples else None
+    model.tile = 48
+    assert (model.upscale(lr) - whole).abs().max() < 0.1 / 255
+    if drawn is not None:
+        assert drawn.std(0).max() > 0 or "not bicubic" in name
+        tiled = torch.stack(model.sample(lr, 2, seed=1))
+        assert (tiled - drawn).abs().max() < 0.5 / 255
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "bicubic"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (13, 2)])
+def test_images_of_any_size(name, size):
+    kind = name.split(",")[0].split(" ")[0]
+    network = Bicubic() if kind == "bicubic" else NETWORKS[name]
+    sr = Model(kind, network, torch.device("cpu")).upscale(torch.rand(3, *size))
+    assert sr.shape == (3, 4 * size[0], 4 * size[1]) and sr.isfinite().all()
+
+
+def test_bicubic_is_matlabs():
+    model = load_model("bicubic", "cpu")
+    pixels = 96 + PIXELS // 4  # far enough from 0 and 255, where imresize clamps between
+    difference = model.upscale(pixels).astype(int) - imresize(pixels, 4)
+    assert model.name == "bicubic" and np.abs(difference).max() <= 1
+    assert (difference != 0).mean() < 0.3  # imresize rounds between rows and columns

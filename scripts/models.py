@@ -31,11 +31,11 @@ Weights = dict[str, torch.Tensor]
 
 # LR pixels, all multiples of what a CVAE's own tiles and an SRVAE's z lie on: tiles that begin
 # there are enlarged as they are in the whole image.
-_GRID = PATCH - OVERLAP
+GRID = PATCH - OVERLAP
 TILE = 240
 # By which tiles see more than their own. Half of it is context, in the other half they are blended.
 MARGINS = {"bicubic": 24, "CycleGAN": 24, "ESRGAN": 48, "SRVAE": 24, "CVAE": 72}
-assert _GRID % STRIDE == 0
+assert GRID % STRIDE == 0
 
 
 class Bicubic(nn.Module):
@@ -125,7 +125,7 @@ class Model:
             return self.network.sample(lr, noise=_part(noise, (top, left), lr.shape[2:]))
 
         margin = MARGINS[self.name]
-        yield from enlarge_in_bands(enlarge, read, shape[2:], self.tile, margin, _GRID, done)
+        yield from enlarge_in_bands(enlarge, read, shape[2:], self.tile, margin, GRID, done)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cuda") -> Model:
@@ -244,7 +244,7 @@ def _like(sr: torch.Tensor, image: AnyImage) -> AnyImage:
         sr = sr.to(image.device, image.dtype)
         return sr if image.ndim == 4 else sr[0]
     kind = np.dtype(np.uint8) if isinstance(image, Image.Image) else image.dtype
-    pixels = sr[0].permute(1, 2, 0).cpu().double().numpy()
+    pixels = sr[0].permute(1, 2, 0).cpu().float().numpy()
     if kind.kind == "u":
         pixels = (pixels * np.iinfo(kind).max).round()
     pixels = pixels.astype(kind)

@@ -29,7 +29,7 @@ import tyro
 from common.flags import command_line
 from common.images import image_size
 from common.progress import progress_bar
-from scripts.models import Model, load_model
+from scripts.models import GRID, Model, load_model
 from scripts.photos import (
     READ,
     WRITTEN,
@@ -88,6 +88,8 @@ def upscale(
         )
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}, expected 1 to 100")
+    if tile is not None and (tile < GRID or tile % GRID):
+        raise ValueError(f"tile is {tile}, expected a multiple of {GRID}")
     jobs = _plan(inputs, out, format, samples)
     network = load_model(model, device)
     if samples and not network.has_samples:

@@ -1,0 +1,290 @@
+"""Photos of every kind go through `upscale` and come out as they were, but larger."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+import tifffile
+import torch
+from PIL import Image, ImageCms
+
+from common import checkpoint
+from common.images import read_image, write_image
+from common.resize import imresize
+from ESRGAN.model import GeneratorRRDB
+from scripts import photos, upscale
+from scripts.upscale import load_model
+from SRVAE.model import SRVAE
+from tests.conftest import SKIMAGE_DATA
+
+PHOTO = read_image(SKIMAGE_DATA / "chelsea.png")[100:136, 100:148]  # 48x36
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def run(*inputs, out, model="bicubic", **options):
+    return upscale.upscale(inputs, model=model, out=out, device="cpu", **options)
+
+
+def open_pixels(path: Path) -> np.ndarray:
+    """Read with libvips, 16 bits and all."""
+    return pyvips.Image.new_from_file(str(path)).numpy()
+
+
+def bicubic(pixels: np.ndarray) -> np.ndarray:
+    """Enlarge in float as Pillow does, (H, W) or (H, W, C) of any depth."""
+    bands = [
+        Image.fromarray(b.astype(np.float32)) for b in np.atleast_3d(pixels).transpose(2, 0, 1)
+    ]
+    size = 4 * pixels.shape[1], 4 * pixels.shape[0]
+    return np.stack([np.asarray(b.resize(size, Image.Resampling.BICUBIC)) for b in bands], 2)
+
+
+@pytest.fixture
+def srvae(tmp_path) -> Path:
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "srvae.pth", SRVAE(6, 2, 1).state_dict())
+    return tmp_path / "srvae.pth"
+
+
+def test_result_is_the_models(tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "a.pth", GeneratorRRDB(1, 8, 4).state_dict())
+    write_image(tmp_path / "photo.png", PHOTO)
+    assert run(tmp_path / "photo.png", out=tmp_path / "out", model=tmp_path / "a.pth") == 0
+    expected = load_model(tmp_path / "a.pth", "cpu").upscale(PHOTO)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "photo.png"), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("kind", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_gray_alpha_and_depth_stay(suffix, kind, depth, tmp_path):
+    top = np.iinfo(depth).max
+    photo = top // 4 + PHOTO.astype(np.uint32) * (top // 255) // 2  # bicubic clips nothing
+    alpha = photo[..., :1][::-1]
+    colour = photo if kind.startswith("RGB") else photo[..., 1:2]
+    pixels = np.concatenate([colour, alpha], 2) if kind.endswith("A") else colour
+    pixels = np.ascontiguousarray(pixels.astype(depth))
+    spaces = ("b-w", "srgb") if depth is np.uint8 else ("grey16", "rgb16")
+    image = pyvips.Image.new_from_array(pixels)
+    image.copy(interpretation=spaces[kind.startswith("RGB")]).write_to_file(
+        str(tmp_path / f"photo.{suffix}")
+    )
+    assert run(tmp_path / f"photo.{suffix}", out=tmp_path / "out") == 0
+    result = open_pixels(tmp_path / "out" / f"photo.{suffix}")
+    result = np.atleast_3d(result)
+    assert result.dtype == depth and result.shape == (144, 192, pixels.shape[2])
+    inner = (slice(12, -12), slice(12, -12))  # Pillow treats borders in another way
+    difference = np.abs(result - bicubic(pixels))[inner]
+    assert difference.max() <= (1 if depth is np.uint8 else 40)
+
+
+def test_float_tiff_stays(tmp_path):
+    pixels = (0.25 + PHOTO / 510).astype(np.float32)
+    tifffile.imwrite(tmp_path / "photo.tif", pixels, photometric="rgb")
+    assert run(tmp_path / "photo.tif", out=tmp_path / "out") == 0
+    result = tifffile.imread(tmp_path / "out" / "photo.tif")
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result[12:-12, 12:-12], bicubic(pixels)[12:-12, 12:-12], atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_profile_and_exif_stay_and_the_photo_is_turned(suffix, tmp_path):
+    image = Image.fromarray(PHOTO)
+    exif = image.getexif()
+    exif[0x0112], exif[0x010F], exif[0x9C9B] = 6, "a maker", "title".encode("utf-16-le")
+    exif.get_ifd(0x8769)[0x829A] = 0.01
+    exif.get_ifd(0x8825)[1] = "N"
+    image.save(tmp_path / "photo.jpg", exif=exif, icc_profile=PROFILE)
+    format = {"tif": "tiff"}.get(suffix, suffix)
+    assert run(tmp_path / "photo.jpg", out=tmp_path / "out", format=format) == 0
+    with Image.open(tmp_path / "out" / f"photo.{format}") as result:
+        assert result.size == (144, 192)  # from 48x36
+        found = result.getexif()
+        assert found[0x0112] == 1 and found[0x010F] == "a maker"
+        assert found.get_ifd(0x8769)[0x829A] == pytest.approx(0.01)
+        assert found.get_ifd(0x8825)[1] == "N"
+        assert result.info["icc_profile"] == PROFILE
+        upright = np.asarray(result.convert("RGB")).astype(int)
+    expected = imresize(np.rot90(PHOTO, -1), 4)
+    assert np.abs(upright - expected).mean() < 6  # it was a JPEG
+
+
+def test_a_tiff_with_exif_is_read_by_other_programs(tmp_path):
+    image = Image.fromarray(PHOTO)
+    exif = image.getexif()
+    exif[0x010F] = "a maker"
+    exif.get_ifd(0x8769)[0x829A] = 0.01
+    image.save(tmp_path / "photo.png", exif=exif)
+    assert run(tmp_path / "photo.png", out=tmp_path / "out", format="tiff") == 0
+    path = tmp_path / "out" / "photo.tiff"
+    pixels = tifffile.imread(path)
+    np.testing.assert_array_equal(pixels, open_pixels(path))
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(pixels, np.asarray(opened))
+    with tifffile.TiffFile(path) as file:
+        assert file.pages[0].tags["Make"].value == "a maker"
+        assert file.pages[0].tags["ExifTag"].value["ExposureTime"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "CMYK", "I;16", "L", "LA"])
+def test_other_kinds_of_images_are_taken(mode, tmp_path):
+    image = Image.fromarray(PHOTO)
+    image = image.convert("I") if mode == "I;16" else image.convert(mode)
+    name = "photo.tif" if mode in ("CMYK", "I;16") else "photo.png"
+    image.save(tmp_path / name)
+    assert run(tmp_path / name, out=tmp_path / "out") == 0
+    assert open_pixels(tmp_path / "out" / name).shape[:2] == (144, 192)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "ppm", "gif"])
+def test_what_cannot_be_written_becomes_png(suffix, tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / f"photo.{suffix}")
+    assert run(tmp_path / f"photo.{suffix}", out=tmp_path / "out") == 0
+    assert read_image(tmp_path / "out" / "photo.png").shape == (144, 192, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (5, 7)])
+def test_any_size(size, tmp_path, srvae):
+    write_image(tmp_path / "photo.png", np.full((*size, 3), 100, np.uint8))
+    assert run(tmp_path / "photo.png", out=tmp_path / "out", model=srvae) == 0
+    assert read_image(tmp_path / "out" / "photo.png").shape == (4 * size[0], 4 * size[1], 3)
+
+
+@pytest.mark.parametrize(
+    "scale, size", [(2, (72, 96)), (3, (108, 144)), (1, (36, 48)), (8, (288, 384))]
+)
+def test_other_scales_are_resampled_in_float(scale, size, tmp_path):
+    photo = 64 + PHOTO // 2
+    write_image(tmp_path / "photo.png", photo)
+    assert run(tmp_path / "photo.png", out=tmp_path / "out", scale=scale) == 0
+    result = read_image(tmp_path / "out" / "photo.png")
+    assert result.shape == (*size, 3)
+    bands = [Image.fromarray(b) for b in bicubic(photo).transpose(2, 0, 1)]
+    expected = [np.asarray(b.resize(size[::-1], Image.Resampling.BICUBIC)) for b in bands]
+    inner = (slice(8 * scale, -8 * scale), slice(8 * scale, -8 * scale))
+    assert np.abs(result - np.stack(expected, 2))[inner].max() <= 1.01
+
+
+def test_small_scales_never_vanish(tmp_path):
+    write_image(tmp_path / "photo.png", PHOTO[:1, :1])
+    assert run(tmp_path / "photo.png", out=tmp_path / "out", scale=0.3) == 0
+    assert read_image(tmp_path / "out" / "photo.png").shape == (1, 1, 3)
+
+
+def test_samples_of_a_vae(tmp_path, srvae):
+    write_image(tmp_path / "photo.png", PHOTO)
+    assert run(tmp_path / "photo.png", out=tmp_path / "out", model=srvae, samples=3, seed=1) == 0
+    names = ["photo_1.png", "photo_2.png", "photo_3.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    expected = load_model(srvae, "cpu").sample(PHOTO, 3, seed=1)
+    for name, sample in zip(names, expected, strict=True):
+        np.testing.assert_array_equal(read_image(tmp_path / "out" / name), sample)
+    with pytest.raises(ValueError, match="bicubic, which has one answer"):
+        run(tmp_path / "photo.png", out=tmp_path / "other", samples=3)
+
+
+def test_tiles_and_files_on_disk_change_nothing(tmp_path, monkeypatch, srvae):
+    rng = np.random.default_rng(0)
+    write_image(tmp_path / "photo.png", rng.integers(0, 256, (60, 120, 3), dtype=np.uint8))
+    run(tmp_path / "photo.png", out=tmp_path / "whole", model=srvae, samples=1)
+    monkeypatch.setattr(photos, "_IN_MEMORY", 1000)
+    run(tmp_path / "photo.png", out=tmp_path / "tiles", model=srvae, samples=1, tile=48)
+    whole, tiled = (read_image(tmp_path / f / "photo_1.png") for f in ("whole", "tiles"))
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+    assert sorted(path.name for path in (tmp_path / "tiles").iterdir()) == ["photo_1.png"]
+
+
+def test_folders_keep_their_structure_and_bad_files_are_reported(tmp_path, capsys):
+    folder = tmp_path / "in put"
+    write_image(folder / "a.png", PHOTO)
+    write_image(folder / "sub" / "ä [1].png", PHOTO)
+    write_image(folder / "sub" / "same.bmp", PHOTO)
+    write_image(folder / "sub" / "same.gif", PHOTO)
+    write_image(folder / ".hidden" / "b.png", PHOTO)
+    (folder / "notes.txt").write_text("no photo")
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("no photo")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:2000])
+    (folder / "folder.png").mkdir()
+    out = tmp_path / "out"
+    assert run(folder, out=out) == 3
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert written == {"a.png", "sub/ä [1].png", "sub/same.png", "sub/same.gif.png"}
+    said = capsys.readouterr()
+    for name in ("empty.png", "text.jpg", "cut.png"):
+        assert f"{name}: cannot be read as a photo" in said.err
+    assert "4 of 7 photos enlarged" in said.out
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    write_image(tmp_path / "in" / "a.png", PHOTO)
+    write_image(tmp_path / "in" / "b.png", PHOTO)
+    write_image(tmp_path / "out" / "a.png", PHOTO[:4])
+    assert run(tmp_path / "in", out=tmp_path / "out") == 1
+    assert "a.png is there already (--overwrite" in capsys.readouterr().err
+    assert read_image(tmp_path / "out" / "a.png").shape == (4, 48, 3)
+    assert read_image(tmp_path / "out" / "b.png").shape == (144, 192, 3)
+    assert run(tmp_path / "in", out=tmp_path / "out", overwrite=True) == 0
+    assert read_image(tmp_path / "out" / "a.png").shape == (144, 192, 3)
+    with pytest.raises(ValueError, match=r"a\.png is the photo itself"):
+        run(tmp_path / "in", out=tmp_path / "in", overwrite=True)
+
+
+def test_one_photo_to_one_file(tmp_path):
+    write_image(tmp_path / "a.png", PHOTO)
+    assert run(tmp_path / "a.png", out=tmp_path / "new" / "b.webp") == 0
+    assert read_image(tmp_path / "new" / "b.webp").shape == (144, 192, 3)
+    with pytest.raises(ValueError, match="is one file, and there are several photos"):
+        run(tmp_path, out=tmp_path / "b.webp")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"scale": 0}, "scale above 0"),
+        ({"samples": -1}, "0 or more"),
+        ({"quality": 101}, "expected 1 to 100"),
+        ({"tile": 100}, "multiple of 24"),
+        ({"model": "none.pth"}, "there is no such file"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message, tmp_path):
+    write_image(tmp_path / "a.png", PHOTO)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "a.png", out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_empty_inputs_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, message in (("none", "no such file or folder"), ("empty", "holds no photos")):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / path, out=tmp_path / "out")
+
+
+def test_formats_with_a_longest_side_are_refused_in_time(tmp_path, capsys):
+    write_image(tmp_path / "wide.png", np.zeros((1, 5000, 3), np.uint8))
+    assert run(tmp_path / "wide.png", out=tmp_path / "out", format="webp") == 1
+    assert "at most 16383 pixels a side: choose png" in capsys.readouterr().err
+
+
+def test_command_line_ends_with_an_exit_code_and_one_line(tmp_path):
+    script = Path(upscale.__file__)
+    write_image(tmp_path / "a.png", PHOTO)
+    (tmp_path / "bad.png").touch()
+
+    def call(*arguments):
+        command = [sys.executable, str(script), *arguments, "-m", "bicubic", "--device", "cpu"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert call("a.png", "-o", "out").returncode == 0
+    assert call("bad.png", "-o", "out").returncode == 1
+    refused = call("none.png", "-o", "out")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "error: none.png: there is no such file" in refused.stderr

@@ -47,13 +47,6 @@ def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, caps
     assert (tmp_path / "SRVAE_0" / "srvae.pth").stat().st_mtime_ns == weights
 
 
-def test_diversity_by_hand():
-    # Means 2 and 3; the best at each place 1, 2, 1, 1: mean 1.25.
-    distances = torch.tensor([[[1.0, 2.0], [3.0, 2.0]], [[5.0, 5.0], [1.0, 1.0]]])
-    assert vae_evidence.diversity_score(distances) == pytest.approx(100 * (2 - 1.25) / 2)
-    assert vae_evidence.diversity_score(distances[:1].expand(3, 2, 2)) == 0
-
-
 def test_noise_has_the_samples_strength_outside_of_lrs_reach(small_cvae, large_dataset):
     lr = to_tensor(read_image(sorted(large_dataset.lr.iterdir())[0]))
     mean, drawn = small_cvae.sample(lr, temperature=0)[0], small_cvae.sample(lr, 4, seed=0)

@@ -1,0 +1,167 @@
+"""The tables of `evaluate` against scikit-image, by the protocol, and its pairing of photos."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from common import checkpoint
+from common.images import read_image, write_image
+from common.resize import imresize
+from ESRGAN.model import GeneratorRRDB
+from scripts.evaluate import diversity_score, evaluate, local_l1, sharpness, table, titles
+from scripts.models import load_model
+from SRVAE.model import SRVAE
+
+CPU = {"device": "cpu", "n_samples": 0}
+
+
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """MATLAB's rgb2ycbcr on 8-bit images, whole numbers."""
+    y = 16 + pixels.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    return np.round(y)
+
+
+def test_figures_are_scikit_images(dataset, tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "a.pth", GeneratorRRDB(1, 8, 4).state_dict())
+    models = (str(tmp_path / "a.pth"), "bicubic")
+    files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "json", "markdown")}
+    results = evaluate(models=models, hr=dataset.valid_hr, lr=dataset.valid_lr, **files, **CPU)
+    assert [result["model"] for result in results] == list(models)
+    for result in results:
+        network = load_model(result["model"], "cpu")
+        assert [row["image"] for row in result["images"]] == ["0000", "0001"]
+        for row in result["images"]:
+            hr = read_image(dataset.valid_hr / f"{row['image']}.png")
+            lr = read_image(dataset.valid_lr / f"{row['image']}x4.png")
+            sr = network.upscale(lr)
+            a, b = (luma(x)[4:-4, 4:-4] for x in (sr, hr))
+            assert row["psnr_y"] == pytest.approx(
+                peak_signal_noise_ratio(b, a, data_range=255), abs=1e-6
+            )
+            similar = structural_similarity(
+                b, a, data_range=255, gaussian_weights=True, sigma=1.5,
+                use_sample_covariance=False, full=True,
+            )[1]  # fmt: skip
+            assert row["ssim_y"] == pytest.approx(similar[5:-5, 5:-5].mean(), abs=1e-6)
+            assert row["psnr_rgb"] == pytest.approx(
+                peak_signal_noise_ratio(hr[4:-4, 4:-4], sr[4:-4, 4:-4]), abs=1e-5
+            )
+            assert row["lr_psnr"] == pytest.approx(
+                peak_signal_noise_ratio(lr, imresize(sr, 1 / 4)), abs=1e-5
+            )
+            assert row["seconds_per_megapixel"] > 0
+        for name in ("psnr_y", "ssim_y", "psnr_rgb", "lr_psnr", "sharpness"):
+            mean = np.mean([row[name] for row in result["images"]])
+            assert result[name] == pytest.approx(mean)
+    assert json.loads(files["json"].read_text()) == results
+    with files["csv"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and float(rows[0]["psnr_y"]) == results[0]["images"][0]["psnr_y"]
+    text = files["markdown"].read_text()
+    assert f"{results[1]['psnr_y']:.2f}" in text and "| bicubic" in text
+    assert "LPIPS is left out" in text or "lpips" in results[0]
+
+
+def test_photos_in_a_batch_are_measured_as_one_by_one(tmp_path, dataset):
+    hr = read_image(next(dataset.valid_hr.iterdir()))
+    for i in range(3):
+        write_image(tmp_path / f"{i}.png", hr[:64, i : 64 + i])
+    both = [
+        evaluate(models=("bicubic",), hr=tmp_path, batch_pixels=n, **CPU)[0]["images"]
+        for n in (1, 10**6)
+    ]
+    for one, many in zip(*both, strict=True):
+        for name in ("image", "psnr_y", "ssim_y", "lr_psnr", "sharpness"):
+            assert one[name] == pytest.approx(many[name]), name
+
+
+def test_hr_is_cut_to_a_multiple_of_four_and_lr_is_made(tmp_path, dataset):
+    hr = read_image(next(dataset.valid_hr.iterdir()))[:47, :62]
+    write_image(tmp_path / "hr" / "a.png", hr)
+    write_image(tmp_path / "lr" / "ax4.png", imresize(hr[:44, :60], 1 / 4))
+    made = evaluate(models=("bicubic",), hr=tmp_path / "hr", **CPU)
+    given = evaluate(models=("bicubic",), hr=tmp_path / "hr", lr=tmp_path / "lr", **CPU)
+    assert made[0]["psnr_y"] == given[0]["psnr_y"]
+
+
+@pytest.mark.parametrize(
+    "hr_name, lr_name",
+    [
+        ("0001", "0001x4"),
+        ("img_001", "img_001"),
+        ("img_001_SRF_4_HR", "img_001_SRF_4_LR"),
+        ("baby_HR_x4", "baby_LRBI_x4"),
+    ],
+)
+def test_names_of_benchmark_sets_pair_up(hr_name, lr_name, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    write_image(tmp_path / "hr" / f"{hr_name}.png", pixels)
+    write_image(tmp_path / "lr" / f"{lr_name}.png", imresize(pixels, 1 / 4))
+    (result,) = evaluate(models=("bicubic",), hr=tmp_path / "hr", lr=tmp_path / "lr", **CPU)
+    assert len(result["images"]) == 1
+
+
+def test_photos_that_do_not_pair_up_are_listed(dataset, tmp_path):
+    lr = tmp_path / "lr"
+    shutil.copytree(dataset.valid_lr, lr)
+    (lr / "0001x4.png").rename(lr / "otherx4.png")
+    with pytest.raises(ValueError, match=r"otherx4\.png\).*0001\.png\)"):
+        evaluate(models=("bicubic",), hr=dataset.valid_hr, lr=lr, **CPU)
+    with pytest.raises(ValueError, match=r"a quarter of .* folders swapped"):
+        evaluate(models=("bicubic",), hr=dataset.valid_hr, lr=dataset.valid_hr, **CPU)
+    write_image(tmp_path / "small" / "a.png", np.zeros((16, 40, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"a\.png is 40x16, expected 19x19"):
+        evaluate(models=("bicubic",), hr=tmp_path / "small", **CPU)
+
+
+def test_diversity_is_of_models_with_samples(dataset, tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "srvae.pth", SRVAE(6, 2, 1).state_dict())
+    models = (str(tmp_path / "srvae.pth"), "bicubic")
+    results = evaluate(models=models, hr=dataset.valid_hr, n_samples=2, device="cpu")
+    assert results[0]["diversity"] > 0 and "diversity" not in results[1]
+    assert table(results).splitlines()[3].rstrip("| ").split("|")[-3].strip() == "-"
+
+
+def test_diversity_by_hand():
+    # Distances of two samples at two places: the best of both is 1 and 1, the better sample's 2.
+    distances = torch.tensor([[[1.0, 3.0]], [[4.0, 1.0]]])
+    assert diversity_score(distances) == pytest.approx(100 * (2 - 1) / 2)
+    assert diversity_score(distances[:1].expand(3, 1, 2)) == 0
+    a, b = torch.zeros(1, 3, 16, 17), torch.ones(1, 3, 16, 17)
+    b[..., 16] = 0
+    assert local_l1(a, b).flatten().tolist() == pytest.approx([1, 15 / 16])
+
+
+def test_sharpness_of_hr_is_one_and_of_a_plain_image_zero(dataset):
+    hr = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert sharpness(hr, hr).tolist() == [1, 1]
+    assert sharpness(torch.full_like(hr, 0.3), hr).max() < 1e-9
+
+
+def test_equal_images_are_infinite_and_null_in_json(tmp_path):
+    write_image(tmp_path / "hr" / "a.png", np.full((32, 32, 3), 100, np.uint8))
+    path = tmp_path / "a.json"
+    (result,) = evaluate(models=("bicubic",), hr=tmp_path / "hr", json=path, **CPU)
+    assert result["psnr_y"] == float("inf")
+    assert json.loads(path.read_text())[0]["psnr_y"] is None
+
+
+def test_titles_are_as_short_as_they_may_be():
+    assert titles(["bicubic", "runs/a/cvae.pth"]) == ["bicubic", "cvae"]
+    assert titles(["a/G.pth", "b/G.pth", "bicubic"]) == ["a/G", "b/G", "bicubic"]
+
+
+def test_bad_arguments_are_refused(dataset):
+    with pytest.raises(ValueError, match="0 models"):
+        evaluate(models=(), hr=dataset.valid_hr, **CPU)
+    with pytest.raises(ValueError, match="2 samples or more"):
+        evaluate(models=("bicubic",), hr=dataset.valid_hr, n_samples=1, device="cpu")

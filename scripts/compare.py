@@ -33,7 +33,7 @@ from scripts.evaluate import titles
 from scripts.models import load_model
 
 _COLOURS = ("#e6194b", "#0072b2", "#2ca02c", "#e69f00")  # of the crops' frames
-_IN_A_LINE = 5  # pictures, at most, before another line begins
+_IN_A_LINE = 6  # pictures, at most, before another line begins
 _WIDTH, _DPI = 2.2, 200  # inches of a crop, and pixels to the inch
 
 

@@ -116,6 +116,7 @@ def gallery(
             models=models,
             names=tuple(SHOWN),
             samples=1,
+            n_crops=1,
             out=picture,
             overwrite=True,
             device=where.type,

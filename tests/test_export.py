@@ -89,5 +89,5 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
         options = {k: tmp_path / v if isinstance(v, str) else v for k, v in options.items()}
         with pytest.raises(ValueError, match=message):
             export(**options)
-    with pytest.raises(FileExistsError, match="cvae.pth is there already"):
+    with pytest.raises(FileExistsError, match=r"cvae\.pth is there already"):
         export(tmp_path / "a.pth", tmp_path / "cvae.pth")

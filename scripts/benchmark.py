@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py data     crops from the pixel store against decoding a PNG for each
 python scripts/benchmark.py train    a PSNR-stage step against the same network from spandrel
+python scripts/benchmark.py tiles    how far tiled results are from the whole image's, by margin
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from torch.nn import functional
 
 from common.crops import PairedCrops
 from common.device import choose_device, describe
-from common.images import list_pairs, read_image, write_image
+from common.images import list_pairs, read_image, to_tensor, write_image
 from common.progress import progress_bar
 from common.resize import imresize
 from ESRGAN.model import GeneratorRRDB
 from scripts.builtin_photos import TRAIN
+from scripts.models import load_model
 
 
 def data(*, n_photos: int = 8, patch_size: int = 128, rounds: int = 5, seed: int = 0) -> float:
@@ -123,6 +125,37 @@ def train(
     return seconds[0] / seconds[1]
 
 
+def tiles(
+    *, models: tuple[str, ...] = ("bicubic",), tile: int = 120, device: str = "cuda"
+) -> dict[str, list[float]]:
+    """Print the largest difference between a tiled and a whole result, in 1/255.
+
+    Of one answer, and of a sample where there are such; the photo is chelsea, 451x300, taken as LR.
+
+    Args:
+        models: checkpoints.
+        tile: LR pixels each way, a multiple of 24.
+    """
+    lr = to_tensor(read_image(Path(skimage.__file__).parent / "data" / "chelsea.png"))
+    margins = (24, 48, 72)
+    print(f"{'margin, LR pixels':42}" + "".join(f"{margin:>9}" for margin in margins))
+    results = {}
+    for name in models:
+        model = load_model(name, device)
+        answers: dict[str, Callable[[], torch.Tensor]] = {name: lambda m=model: m.upscale(lr)}
+        if model.has_samples:
+            answers[f"{name}, a sample"] = lambda m=model: m.sample(lr, 1, seed=0)[0]
+        for title, answer in answers.items():
+            model.tile = max(lr.shape)
+            whole, differences = answer(), []
+            model.tile = tile
+            for model.margin in margins:
+                differences.append(255 * (answer() - whole).abs().max().item())
+            print(f"{title[-42:]:42}" + "".join(f"{value:9.4f}" for value in differences))
+            results[title] = differences
+    return results
+
+
 def _in_turn(*sides: tuple[Callable[[int], None], int], rounds: int) -> list[float]:
     """Return each side's median seconds a call; a side is (function, calls in a round)."""
     seconds: list[list[float]] = [[] for _ in sides]
@@ -146,4 +179,4 @@ def _large_photo(name: str, seed: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"data": data, "train": train})
+    tyro.extras.subcommand_cli_from_dict({"data": data, "train": train, "tiles": tiles})

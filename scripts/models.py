@@ -54,12 +54,14 @@ class Model:
         device: where it computes.
         has_samples: whether it has many answers to one image.
         tile: LR pixels, each way, of tiles; an image no larger is enlarged as a whole.
+        margin: LR pixels that a tile sees beyond its own.
     """
 
     def __init__(self, name: str, network: nn.Module, device: torch.device):
         self.name, self.network, self.device = name, network.to(device).eval(), device
         self.has_samples = isinstance(network, CVAE | SRVAE)
         self.tile = TILE if device.type == "cpu" else 2 * TILE
+        self.margin = MARGINS[name]
 
     def upscale(self, image: AnyImage) -> AnyImage:
         """Return `image` four times as large, of the same kind as it was given.
@@ -124,8 +126,8 @@ class Model:
                 return self.network(lr).clamp(0, 1)[None]
             return self.network.sample(lr, noise=_part(noise, (top, left), lr.shape[2:]))
 
-        margin = MARGINS[self.name]
-        yield from enlarge_in_bands(enlarge, read, shape[2:], self.tile, margin, GRID, done)
+        tile, margin = self.tile, self.margin
+        yield from enlarge_in_bands(enlarge, read, shape[2:], tile, margin, GRID, done)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cuda") -> Model:

@@ -137,11 +137,11 @@ def tiles(
         tile: LR pixels each way, a multiple of 24.
     """
     lr = to_tensor(read_image(Path(skimage.__file__).parent / "data" / "chelsea.png"))
-    margins = (24, 48, 72)
+    where, margins = choose_device(device), (24, 48, 72)
     print(f"{'margin, LR pixels':42}" + "".join(f"{margin:>9}" for margin in margins))
     results = {}
     for name in models:
-        model = load_model(name, device)
+        model = load_model(name, where)
         answers: dict[str, Callable[[], torch.Tensor]] = {name: lambda m=model: m.upscale(lr)}
         if model.has_samples:
             answers[f"{name}, a sample"] = lambda m=model: m.sample(lr, 1, seed=0)[0]

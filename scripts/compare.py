@@ -22,6 +22,7 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from common.device import choose_device
 from common.files import written_whole
 from common.flags import command_line
 from common.images import read_image, to_tensor
@@ -52,7 +53,7 @@ def compare(
     seed: int = 0,  # of the samples
     is_lr: bool = False,  # PHOTO is LR
     n_crops: int = 2,  # crops, 1 to 4
-    crop: int = 96,  # HR pixels each way
+    crop: int = 96,  # HR pixels each way, of small photos less
     crop_at: tuple[tuple[int, int], ...] = (),  # (top, left) of each in HR pixels; none: by detail
     out: Path = Path("compare.png"),  # the picture, .png or .pdf
     overwrite: bool = False,  # replace a picture that is there already
@@ -79,7 +80,8 @@ def compare(
     if hr is not None and min(h, w) < 20:
         raise ValueError(f"{photo} is {pixels.shape[1]}x{pixels.shape[0]}, expected 20x20 or more")
     lr = pixels if hr is None else imresize(hr, 1 / 4)
-    networks = [load_model(name, device) for name in models]
+    where = choose_device(device)
+    networks = [load_model(name, where) for name in models]
     results = []
     pairs = zip(names or titles(list(models)), networks, strict=True)
     for name, network in progress_bar(list(pairs), unit="model"):
@@ -91,6 +93,8 @@ def compare(
     if hr is not None:
         results.append(Result("HR", hr, "PSNR-Y / SSIM-Y"))
     whole = results[-1].pixels
+    if not crop_at:
+        crop = min(crop, *whole.shape[:2])
     places = crop_at or _places(lr, n_crops, crop)
     for top, left in places:
         if not (0 <= top <= whole.shape[0] - crop and 0 <= left <= whole.shape[1] - crop):

@@ -80,7 +80,6 @@ def test_an_lr_photo_has_no_scores(photo, tmp_path):
         ({"names": ("a", "b")}, "a name for each"),
         ({"n_crops": 5}, "1 to 4 crops"),
         ({"crop_at": ((0, 180),)}, "is not inside"),
-        ({"crop": 200}, "is not inside"),
         ({"models": ("none.pth",)}, "there is no such file"),
     ],
 )

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from common.images import list_pairs, read_image
+from common import checkpoint
+from common.flags import command_line
+from common.images import list_pairs, read_image, write_image
 from common.pictures import busiest_crop, grid
+from common.resize import imresize
 from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
+from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
 from scripts import benchmark
 from scripts.builtin_photos import builtin_photos
+from scripts.compare import compare
 from scripts.cyclegan_evidence import cyclegan_evidence
+from scripts.demo import demo
+from scripts.evaluate import evaluate
+from scripts.export import export
+from scripts.gallery import gallery
 from scripts.prepare_dataset import prepare_dataset
 from scripts.quickstart import quickstart, table
 from scripts.samples import samples
+from scripts.upscale import upscale
 from scripts.vae_evidence import vae_evidence
+from SRVAE.model import SRVAE
 from SRVAE.train_srvae import train_srvae
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +53,12 @@ FUNCTIONS = {
     "SRVAE/train_srvae.py": train_srvae,
     "scripts/prepare_dataset.py": prepare_dataset,
     "scripts/samples.py": samples,
+    "scripts/upscale.py": upscale,
+    "scripts/evaluate.py": evaluate,
+    "scripts/compare.py": compare,
+    "scripts/export.py": export,
+    "scripts/demo.py": demo,
+    "scripts/gallery.py": gallery,
     "scripts/cyclegan_evidence.py": cyclegan_evidence,
     "scripts/vae_evidence.py": vae_evidence,
 }
@@ -103,6 +122,12 @@ def test_benchmark_of_training_measures_both_sides(capsys):
         ("scripts/builtin_photos.py", "degradation {bicubic,realistic}"),
         ("scripts/cyclegan_evidence.py", "jobs INT runs at once"),
         ("scripts/vae_evidence.py", "n-samples INT of each test photo"),
+        ("scripts/upscale.py", "-m PATH, --model PATH checkpoint, or"),
+        ("scripts/evaluate.py", "batch-pixels INT LR pixels at once"),
+        ("scripts/compare.py", "crop INT HR pixels each way, of small photos less"),
+        ("scripts/export.py", "published, --no-published ESRGAN's public key names"),
+        ("scripts/demo.py", "host STR 0.0.0.0: for others"),
+        ("scripts/gallery.py", "share FLOAT of the training steps"),
         ("scripts/samples.py", "model PATH cvae.pth or srvae.pth"),
         ("CVAE/train_cvae.py", "free-nats FLOAT KL of each latent number"),
         ("SRVAE/train_srvae.py", "n-latent INT numbers of z for each 4x4 LR pixels"),
@@ -166,8 +191,6 @@ def test_readme_names_files_and_flags_that_exist():
 
 def test_readme_python_runs(tmp_path, dataset, monkeypatch):
     """The notebook's lines, with the run's folder replaced by a small run's."""
-    import torch
-
     from ESRGAN import model
 
     (block,) = [b for b in README_PYTHON if "GeneratorRRDB" in b]
@@ -187,6 +210,37 @@ def test_readme_python_runs(tmp_path, dataset, monkeypatch):
     photo = next(dataset.valid_lr.iterdir())
     exec(short.replace("photo.jpg", photo.as_posix()), names)
     assert names["sr"].size == tuple(4 * n for n in Image.open(photo).size)
+
+
+def test_readme_commands_on_checkpoints_run(tmp_path, dataset, monkeypatch, capsys):
+    """Each of them as it stands, in a folder that holds what it names."""
+    torch.manual_seed(0)
+    network = GeneratorRRDB(1, 16, 8)
+    checkpoint.save(tmp_path / "ESRGAN/runs/default/generator.pth", network.state_dict())
+    checkpoint.save(tmp_path / "SRVAE/runs/default/srvae.pth", SRVAE().state_dict())
+    hr = read_image(next(dataset.valid_hr.iterdir()))[:32, :48]
+    for name in ("photo.jpg", "photo.png", "holiday/a.png", "Set5/HR/a.png"):
+        write_image(tmp_path / name, hr)
+    write_image(tmp_path / "Set5/LR/ax4.png", imresize(hr, 1 / 4))
+    functions = {"upscale": upscale, "evaluate": evaluate, "compare": compare, "export": export}
+    lines = re.findall(r"^python scripts/(\w+)\.py (.*)$", README, re.MULTILINE)
+    lines = [line for line in lines if line[0] in functions]
+    assert len(lines) == 6 and {name for name, _ in lines} == functions.keys()
+    monkeypatch.chdir(tmp_path)
+    for name, arguments in lines:
+        monkeypatch.setattr(sys, "argv", [name, *shlex.split(arguments)])
+        command_line(functions[name])
+    made = {"enlarged/photo.jpg", "enlarged/a.png", "samples/photo_4.jpg", "small.png"}
+    made |= {"compare.pdf", "generator.onnx"}
+    assert all((tmp_path / name).is_file() for name in made)
+    assert read_image(tmp_path / "enlarged/photo.jpg").shape == (128, 192, 3)
+    assert "PSNR-Y" in capsys.readouterr().out
+
+
+def test_benchmark_of_the_tiles_measures_every_model(capsys):
+    differences = benchmark.tiles(models=("bicubic",), tile=120, device="cpu")
+    assert len(differences["bicubic"]) == 3 and max(differences["bicubic"]) < 0.01
+    assert "bicubic" in capsys.readouterr().out
 
 
 def test_readme_loads_a_cyclegan(tmp_path, dataset):

@@ -50,6 +50,7 @@ def demo(
         ImportError: gradio is not installed.
     """
     page, options = build(find_checkpoints(checkpoints), device)
+    print(f"http://{host}:{port} (Ctrl-C ends it)")
     page.launch(server_name=host, server_port=port, inbrowser=open_browser, **options)
 
 
@@ -187,7 +188,7 @@ def build(checkpoints: list[str], device: str) -> tuple[Any, dict[str, Any]]:
         button.click(run, inputs, [slider, gallery, files, text])
     # Fonts of the system: gradio's own come from Google, and the page shall work without a network.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    return page, {"theme": theme, "share": False}
+    return page, {"theme": theme, "share": False, "quiet": True}
 
 
 def _load_quietly(model_of: Any, checkpoint: str) -> bool:

@@ -24,6 +24,7 @@ WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 _BY_PILLOW = {".bmp", ".ppm", ".pgm"}
 _LONGEST_SIDE = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # of the formats, in pixels
 _MOST_PIXELS = 2**28  # a photo of more is taken for an attack
+_PLAIN = ("srgb", "rgb", "rgb16", "scrgb", "b-w", "grey16", "multiband")  # needs no conversion
 _IN_MEMORY = 2**28  # bytes; larger results lie in a temporary file
 _TOP = {"uchar": 255, "ushort": 65535, "float": 1}
 _DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
@@ -80,7 +81,7 @@ def open_photo(path: Path) -> Photo:
         reason = " ".join(reason.split())
         raise ValueError(f"{path}: cannot be read as a photo ({reason})") from None
     alpha = None
-    if image.hasalpha():
+    if image.bands in (2, 4):
         image, alpha = image[: image.bands - 1], image[image.bands - 1]
     pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
     return Photo(image, alpha, _exif(path), pages)
@@ -91,8 +92,8 @@ def _common_format(image: pyvips.Image) -> pyvips.Image:
     if image.interpretation == "cmyk":
         image = image.icc_transform("srgb", embedded=True)
         image.remove("icc-profile-data")
-    elif image.format in ("uchar", "ushort") and image.bands >= 3:
-        image = image.colourspace("rgb16" if image.format == "ushort" else "srgb")
+    elif image.interpretation not in _PLAIN:
+        image = image.colourspace("srgb")
     if image.format not in ("uchar", "ushort"):
         lowest, highest = image.min(), image.max()
     if image.format == "float":

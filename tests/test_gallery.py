@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -91,12 +92,14 @@ def test_page_names_gradio_where_it_is_missing(monkeypatch):
 
 @pytest.fixture
 def page(runs):
-    """The page in Chromium, and where it was asked for anything else."""
+    """The page in Chromium, which asks no other machine for anything."""
     playwright = pytest.importorskip("playwright.sync_api")
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if not browser_path:
         pytest.skip("no Chromium here")
-    port = "7861"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     command = [sys.executable, str(ROOT / "scripts" / "demo.py"), str(runs / "srvae" / "srvae.pth")]
     command += ["--port", port, "--no-open-browser", "--device", "cpu"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -112,11 +115,13 @@ def page(runs):
             options = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
             browser = driver.chromium.launch(executable_path=browser_path, args=[*options])
             tab = browser.new_page(viewport={"width": 1300, "height": 1000})
-            tab.asked = []
-            tab.on("request", lambda request: tab.asked.append(request.url))
+            asked: list[str] = []
+            tab.on("request", lambda request: asked.append(request.url))
             tab.goto(url)
             tab.wait_for_selector("text=Enlarge")
             yield tab
+            hosts = {address.split("/")[2] for address in asked if address.startswith("http")}
+            assert hosts == {f"127.0.0.1:{port}"}
             browser.close()
     finally:
         server.terminate()
@@ -146,4 +151,3 @@ def test_page_in_a_browser(page, runs, tmp_path):
     with Image.open(download.value.path()) as result:
         expected = load_model(runs / "srvae" / "srvae.pth", "cpu").upscale(pixels)
         np.testing.assert_array_equal(np.asarray(result), expected)
-    assert {url.split("/")[2] for url in page.asked if url.startswith("http")} == {"127.0.0.1:7861"}

@@ -142,6 +142,22 @@ def test_other_kinds_of_images_are_taken(mode, tmp_path):
     assert open_pixels(tmp_path / "out" / name).shape[:2] == (144, 192)
 
 
+def test_a_fourth_channel_without_a_name_is_alpha_and_a_fifth_is_refused(tmp_path, capsys):
+    for n in (4, 5):
+        pixels = np.repeat(PHOTO[..., :1], n, 2)
+        tifffile.imwrite(tmp_path / f"{n}.tif", pixels, photometric="minisblack", planarconfig=1)
+    assert run(tmp_path / "4.tif", tmp_path / "5.tif", out=tmp_path / "out") == 1
+    assert open_pixels(tmp_path / "out" / "4.tif").shape == (144, 192, 4)
+    assert "5.tif: cannot be read as a photo (5 channels" in capsys.readouterr().err
+
+
+def test_lab_becomes_rgb(tmp_path):
+    image = pyvips.Image.new_from_array(PHOTO).copy(interpretation="srgb").colourspace("lab")
+    image.write_to_file(str(tmp_path / "lab.tif"))
+    assert run(tmp_path / "lab.tif", out=tmp_path / "out") == 0
+    assert np.abs(open_pixels(tmp_path / "out" / "lab.tif") - bicubic(PHOTO)).mean() < 3
+
+
 @pytest.mark.parametrize("suffix", ["bmp", "ppm", "gif"])
 def test_what_cannot_be_written_becomes_png(suffix, tmp_path):
     Image.fromarray(PHOTO).save(tmp_path / f"photo.{suffix}")

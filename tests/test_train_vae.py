@@ -250,7 +250,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("name", TRAIN)
 def test_lr_and_hr_that_do_not_belong_together_are_refused(large_dataset, tmp_path, name):
-    with pytest.raises(ValueError, match="do not pair up"):
+    with pytest.raises(ValueError, match="are the two folders swapped"):
         folders = {"lr_folder": large_dataset.hr, "hr_folder": large_dataset.lr}
         train(name, large_dataset, tmp_path / "a", **folders)
     for lr in large_dataset.lr.iterdir():

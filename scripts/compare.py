@@ -4,7 +4,8 @@
 
 PHOTO is an HR photo, whose LR is made as MATLAB's bicubic `imresize` does; with --is-lr it is
 enlarged itself, and there are no scores. The crops are where the photo has most detail; --crop-at
-chooses others. Scores are PSNR-Y in dB / SSIM-Y of the whole photo. --out names a .png or a .pdf.
+chooses others. Scores are PSNR-Y in dB / SSIM-Y of the whole photo. --out names a .png, .pdf, .svg
+or .jpg.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from scripts.models import load_model
 
 _COLOURS = ("#e6194b", "#0072b2", "#2ca02c", "#e69f00")  # of the crops' frames
 _IN_A_LINE = 6  # pictures, at most, before another line begins
+_PICTURES = (".png", ".pdf", ".svg", ".jpg")
 _WIDTH, _DPI = 2.2, 200  # inches of a crop, and pixels to the inch
 
 
@@ -72,6 +74,8 @@ def compare(
             f"samples {samples}, crop {crop}, n_crops {len(crop_at) or n_crops}: expected samples "
             f"0 or more, crop 8 or more, 1 to {len(_COLOURS)} crops"
         )
+    if out.suffix not in _PICTURES:
+        raise ValueError(f"{out}: expected a name that ends in {', '.join(_PICTURES)}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} is there already: name another (--out), or --overwrite")
     pixels = read_image(photo)

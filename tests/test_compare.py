@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,7 @@ def test_an_lr_photo_has_no_scores(photo, tmp_path):
         ({"models": ()}, "0 models"),
         ({"names": ("a", "b")}, "a name for each"),
         ({"n_crops": 5}, "1 to 4 crops"),
+        ({"out": Path("a.txt")}, r"a\.txt: expected a name that ends in"),
         ({"crop_at": ((0, 180),)}, "is not inside"),
         ({"models": ("none.pth",)}, "there is no such file"),
     ],

@@ -159,8 +159,9 @@ def test_damaged_and_malicious_files_are_refused(tmp_path):
     }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name} is damaged or no"):
+        with pytest.raises(ValueError, match=rf"{name} is damaged or no") as refused:
             load_model(tmp_path / name, "cpu")
+        assert "weights_only" not in str(refused.value)  # no advice to execute it
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(ValueError, match=rf"{name}: there is no such file"):
             load_model(tmp_path / name, "cpu")

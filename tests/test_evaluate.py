@@ -11,6 +11,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import scripts.evaluate as script
 from common import checkpoint
 from common.images import read_image, write_image
 from common.resize import imresize
@@ -165,3 +166,22 @@ def test_bad_arguments_are_refused(dataset):
         evaluate(models=(), hr=dataset.valid_hr, **CPU)
     with pytest.raises(ValueError, match="2 samples or more"):
         evaluate(models=("bicubic",), hr=dataset.valid_hr, n_samples=1, device="cpu")
+
+
+def test_lpips_is_measured_where_it_can_be_had(dataset, tmp_path, monkeypatch):
+    def stand_in(device, spatial=False):
+        if spatial:
+            return lambda a, b: (a - b).abs().mean(1, keepdim=True), ""
+        return lambda a, b: (a - b).abs().mean().item(), ""
+
+    monkeypatch.setattr(script, "load_lpips", stand_in)
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "srvae.pth", SRVAE(6, 2, 1).state_dict())
+    models = ("bicubic", str(tmp_path / "srvae.pth"))
+    text = tmp_path / "table.md"
+    results = evaluate(models=models, hr=dataset.valid_hr, n_samples=2, markdown=text, device="cpu")
+    row = results[0]["images"][0]
+    hr = read_image(dataset.valid_hr / f"{row['image']}.png").astype(float)
+    sr = load_model("bicubic", "cpu").upscale(imresize(hr.astype(np.uint8), 1 / 4))
+    assert row["lpips"] == pytest.approx(np.abs(sr - hr).mean() / 255, rel=1e-4)
+    assert results[1]["diversity_lpips"] > 0 and "left out" not in text.read_text()

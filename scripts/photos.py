@@ -32,6 +32,7 @@ _DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
 # description, make, model, software, date, artist, copyright, Windows' title to subject.
 _DESCRIPTIVE = {270, 271, 272, 305, 306, 315, 33432, *range(40091, 40096)}
 _ORIENTATION, _EXIF, _GPS = 274, 34665, 34853
+_OLD_SIZE = {40962, 40963}  # EXIF's width and height
 
 
 class Photo(NamedTuple):
@@ -73,7 +74,7 @@ def open_photo(path: Path) -> Photo:
         source = pyvips.Source.new_from_file(str(path))
         image = pyvips.Image.new_from_source(source, "", access="random", fail_on="error")
         if image.width * image.height > _MOST_PIXELS:
-            raise ValueError(f"{path} is {image.width}x{image.height}: too large to be trusted")
+            raise ValueError(f"{image.width}x{image.height} pixels: too large to be trusted")
         image.crop(0, 0, 1, 1).avg()  # decodes all of it
         image = _common_format(image.autorot())
     except (pyvips.Error, ValueError) as error:
@@ -119,8 +120,9 @@ def _exif(path: Path) -> Image.Exif:
             for tag in _DESCRIPTIVE & found.keys():
                 exif[tag] = found[tag]
             for directory in (_EXIF, _GPS):
-                if found.get_ifd(directory):
-                    exif.get_ifd(directory).update(found.get_ifd(directory))
+                tags = {t: v for t, v in found.get_ifd(directory).items() if t not in _OLD_SIZE}
+                if tags:
+                    exif.get_ifd(directory).update(tags)
         exif.tobytes()
     except Exception:  # Pillow raises nearly every kind; the photo itself was read
         return Image.Exif()

@@ -98,7 +98,7 @@ def test_profile_and_exif_stay_and_the_photo_is_turned(suffix, tmp_path):
     image = Image.fromarray(PHOTO)
     exif = image.getexif()
     exif[0x0112], exif[0x010F], exif[0x9C9B] = 6, "a maker", "title".encode("utf-16-le")
-    exif.get_ifd(0x8769)[0x829A] = 0.01
+    exif.get_ifd(0x8769).update({0x829A: 0.01, 40962: 48, 40963: 36})
     exif.get_ifd(0x8825)[1] = "N"
     image.save(tmp_path / "photo.jpg", exif=exif, icc_profile=PROFILE)
     format = {"tif": "tiff"}.get(suffix, suffix)
@@ -108,6 +108,7 @@ def test_profile_and_exif_stay_and_the_photo_is_turned(suffix, tmp_path):
         found = result.getexif()
         assert found[0x0112] == 1 and found[0x010F] == "a maker"
         assert found.get_ifd(0x8769)[0x829A] == pytest.approx(0.01)
+        assert found.get_ifd(0x8769).get(40962, 144) == 144  # the new size, or none
         assert found.get_ifd(0x8825)[1] == "N"
         assert result.info["icc_profile"] == PROFILE
         upright = np.asarray(result.convert("RGB")).astype(int)
@@ -303,3 +304,10 @@ def test_command_line_ends_with_an_exit_code_and_one_line(tmp_path):
     refused = call("none.png", "-o", "out")
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "error: none.png: there is no such file" in refused.stderr
+
+
+def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch, capsys):
+    write_image(tmp_path / "bomb.png", PHOTO)
+    monkeypatch.setattr(photos, "_MOST_PIXELS", 1000)
+    assert run(tmp_path / "bomb.png", out=tmp_path / "out") == 1
+    assert "48x36 pixels: too large to be trusted" in capsys.readouterr().err

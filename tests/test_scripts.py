@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -109,39 +110,48 @@ def test_benchmark_of_training_measures_both_sides(capsys):
     assert "spandrel" in out and "ours, published network" in out
 
 
-@pytest.mark.parametrize(
-    "script, says",
-    [
-        (
-            "ESRGAN/train_esrgan.py",
-            "growth INT channels that each convolution in a dense block adds (paper)",
-        ),
-        ("common/div2k.py", "track {bicubic,unknown,mild,difficult,wild}"),
-        ("scripts/prepare_dataset.py", "split {train,valid} which of DIV2K's folders"),
-        ("scripts/benchmark.py", "data"),
-        ("scripts/builtin_photos.py", "degradation {bicubic,realistic}"),
-        ("scripts/cyclegan_evidence.py", "jobs INT runs at once"),
-        ("scripts/vae_evidence.py", "n-samples INT of each test photo"),
-        ("scripts/upscale.py", "-m PATH, --model PATH checkpoint, or"),
-        ("scripts/evaluate.py", "batch-pixels INT LR pixels at once"),
-        ("scripts/compare.py", "crop INT HR pixels each way, of small photos less"),
-        ("scripts/export.py", "published, --no-published ESRGAN's public key names"),
-        ("scripts/demo.py", "host STR 0.0.0.0: for others"),
-        ("scripts/gallery.py", "share FLOAT of the training steps"),
-        ("scripts/samples.py", "model PATH cvae.pth or srvae.pth"),
-        ("CVAE/train_cvae.py", "free-nats FLOAT KL of each latent number"),
-        ("SRVAE/train_srvae.py", "n-latent INT numbers of z for each 4x4 LR pixels"),
-        ("CycleGAN/CycleGAN_w_v1/CycleGAN.py", "lambda-cycle FLOAT L1 of both cycles (paper)"),
-        ("CycleGAN/CycleGAN_w_v2/CycleGAN2.py", "ema-decay FLOAT a step, of the averaged G"),
-        ("CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py", "low-factor INT"),
-        ("scripts/quickstart.py", "steps-per-epoch INT"),
-    ],
-)
-def test_scripts_start_from_any_directory_and_explain_their_flags(script, says, tmp_path):
-    command = [sys.executable, str(ROOT / script), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+SAYS = {  # what each script's --help says, besides much else
+    "ESRGAN/train_esrgan.py": "growth INT channels that each convolution in a dense block adds",
+    "common/div2k.py": "track {bicubic,unknown,mild,difficult,wild}",
+    "scripts/prepare_dataset.py": "split {train,valid} which of DIV2K's folders",
+    "scripts/benchmark.py": "data",
+    "scripts/builtin_photos.py": "degradation {bicubic,realistic}",
+    "scripts/cyclegan_evidence.py": "jobs INT runs at once",
+    "scripts/vae_evidence.py": "n-samples INT of each test photo",
+    "scripts/upscale.py": "-m PATH, --model PATH checkpoint, or",
+    "scripts/evaluate.py": "batch-pixels INT LR pixels at once",
+    "scripts/compare.py": "crop INT HR pixels each way, of small photos less",
+    "scripts/export.py": "published, --no-published ESRGAN's public key names",
+    "scripts/demo.py": "host STR 0.0.0.0: for others",
+    "scripts/gallery.py": "share FLOAT of the training steps",
+    "scripts/samples.py": "model PATH cvae.pth or srvae.pth",
+    "CVAE/train_cvae.py": "free-nats FLOAT KL of each latent number",
+    "SRVAE/train_srvae.py": "n-latent INT numbers of z for each 4x4 LR pixels",
+    "CycleGAN/CycleGAN_w_v1/CycleGAN.py": "lambda-cycle FLOAT L1 of both cycles (paper)",
+    "CycleGAN/CycleGAN_w_v2/CycleGAN2.py": "ema-decay FLOAT a step, of the averaged G",
+    "CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py": "low-factor INT",
+    "scripts/quickstart.py": "steps-per-epoch INT",
+}
+
+
+@pytest.fixture(scope="module")
+def helps(tmp_path_factory) -> dict[str, subprocess.CompletedProcess]:
+    """Each script with --help, from another directory, two at once."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+
+    def call(script: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / script), "--help"]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(SAYS, pool.map(call, SAYS), strict=True))
+
+
+@pytest.mark.parametrize("script", SAYS)
+def test_scripts_start_from_any_directory_and_explain_their_flags(script, helps):
+    done = helps[script]
     assert done.returncode == 0, done.stderr
-    assert says in re.sub(r"[\s│]+", " ", done.stdout)
+    assert SAYS[script] in re.sub(r"[\s│]+", " ", done.stdout)
 
 
 def test_importing_a_script_does_nothing_else(tmp_path):

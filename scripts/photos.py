@@ -19,7 +19,6 @@ from PIL import Image
 from common.files import require_free_space, written_whole
 from common.images import read_image
 
-READ = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm", ".pgm"}
 WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 _BY_PILLOW = {".bmp", ".ppm", ".pgm"}
 _LONGEST_SIDE = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # of the formats, in pixels
@@ -185,9 +184,7 @@ def save_photo(path: Path, pixels: np.ndarray, photo: Photo, scale: float, quali
     suffix = path.suffix.lower()
     kind = next(name for name, dtype in _DTYPES.items() if dtype == pixels.dtype)
     height, width = enlarged_size(photo.size, scale)
-    image = pyvips.Image.new_from_memory(
-        np.ascontiguousarray(pixels).data, *pixels.shape[1::-1], pixels.shape[2], kind
-    )
+    image = pyvips.Image.new_from_memory(pixels.data, *pixels.shape[1::-1], pixels.shape[2], kind)
     final = "uchar" if suffix in _LONGEST_SIDE else photo.colour.format
     final = "ushort" if final == "float" and suffix == ".png" else final
     image = convert(resample(image, height, width), kind, final)

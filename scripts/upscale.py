@@ -27,11 +27,10 @@ if not __package__:
 import tyro
 
 from common.flags import command_line
-from common.images import image_size
+from common.images import SUFFIXES, image_size
 from common.progress import progress_bar
 from scripts.models import GRID, Model, load_model
 from scripts.photos import (
-    READ,
     WRITTEN,
     Photo,
     enlarged_size,
@@ -122,11 +121,12 @@ def _plan(inputs: tuple[Path, ...], out: Path, format: str, samples: int) -> lis
     named: list[tuple[Path, Path]] = []  # photo, and its path below `out`
     for path in inputs:
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in READ]
+            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
             inside = [p for p in inside if p.is_file() and not _is_hidden(p.relative_to(path))]
-            inside = [p for p in inside if out == path or not p.is_relative_to(out)]
+            if out.resolve().is_relative_to(path.resolve()) and out.resolve() != path.resolve():
+                inside = [p for p in inside if not p.resolve().is_relative_to(out.resolve())]
             if not inside:
-                raise ValueError(f"{path} holds no photos ({', '.join(sorted(READ))})")
+                raise ValueError(f"{path} holds no photos ({', '.join(sorted(SUFFIXES))})")
             named += [(p, p.relative_to(path)) for p in inside]
         elif path.exists():
             named.append((path, Path(path.name)))

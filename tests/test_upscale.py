@@ -311,3 +311,14 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(photos, "_MOST_PIXELS", 1000)
     assert run(tmp_path / "bomb.png", out=tmp_path / "out") == 1
     assert "48x36 pixels: too large to be trusted" in capsys.readouterr().err
+
+
+def test_results_may_lie_in_the_photos_folder_or_above_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_image(Path("in/sub/a.png"), PHOTO)
+    assert run(Path("in"), out=Path("in/out")) == 0
+    assert run(Path("in"), out=Path("in/out"), overwrite=True) == 0  # not of its own results
+    written = {path.relative_to("in/out").as_posix() for path in Path("in/out").rglob("*.png")}
+    assert written == {"sub/a.png"}
+    assert run(Path("in/sub"), out=Path()) == 0
+    assert read_image("a.png").shape == (144, 192, 3)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextlib.contextmanager
@@ -19,7 +23,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: Pillow and matplotlib choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f"{_beginning(path.stem)}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -27,6 +31,54 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, stem: str | None = None, older_than: float = 3600) -> None:
+    """Delete what `written_whole` left in `folder` when its process was killed.
+
+    Args:
+        stem: of the files to be written; None: any.
+        older_than: seconds since the last change; a younger file may still be written to. 0 where a
+            lock says that nobody does.
+    """
+    beginning = "." if stem is None else f"{_beginning(stem)}."
+    for path in folder.glob(f"{glob.escape(beginning)}*.tmp*"):
+        with contextlib.suppress(OSError):  # another process removes it, too
+            if time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
+
+
+def _beginning(stem: str) -> str:
+    """Return how a temporary name begins: hidden, and not too long for the file system."""
+    return f".{stem[:40]}"
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, wait_for: str | None) -> Iterator[None]:
+    """Hold the lock of `path`, a file `.NAME.lock` beside it, while the block runs.
+
+    The system takes it back from a process that ends, however it ends: a lock is never stale.
+
+    Args:
+        wait_for: what another process does that holds the lock; it is printed once, and this one
+            waits. None: it does not wait.
+    Raises:
+        BlockingIOError: another process holds the lock, and this one shall not wait.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if wait_for is None:
+            raise BlockingIOError(f"{path} is in use by another process") from None
+        print(f"waiting for another process that {wait_for}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_free_space(folder: str | Path, n_bytes: int, what: str) -> None:

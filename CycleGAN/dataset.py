@@ -105,6 +105,7 @@ class UnpairedPhotos(Dataset):
         crop: bool = False,
     ):
         self.sizes, self.seed, self.is_crop = (lr_size, hr_size), seed, crop
+        self.paths = lr_paths, hr_paths
         if crop:
             for paths, size in ((lr_paths, lr_size), (hr_paths, hr_size)):
                 for path in paths:  # before the photos are decoded, which takes long
@@ -121,10 +122,18 @@ class UnpairedPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.photos[0]) + len(self.photos[1])
 
+    def _photo(self, epoch: int, k: int, domain: int) -> int:
+        return photo_of_crop((self.seed, epoch, domain), k, len(self.paths[domain]))
+
+    def names(self, epoch: int, ks: range) -> list[str]:
+        """Return the names of the photos that images `ks` of `epoch` are made of."""
+        return [
+            self.paths[domain][self._photo(epoch, k, domain)].name for domain in (0, 1) for k in ks
+        ]
+
     def image(self, epoch: int, k: int, domain: int) -> np.ndarray:
         """Return image `k` of `epoch`, (size, size, 3) uint8; `domain` is 0 for LR, 1 for HR."""
-        photos, size = self.photos[domain], self.sizes[domain]
-        pixels = photos[photo_of_crop((self.seed, epoch, domain), k, len(photos))]
+        pixels, size = self.photos[domain][self._photo(epoch, k, domain)], self.sizes[domain]
         rng = np.random.default_rng((self.seed, epoch, domain, k))
         if self.is_crop:
             top, left = (rng.integers(n - size + 1) for n in pixels.shape[:2])

@@ -30,16 +30,17 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import tyro
 from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
 from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
-from common.flags import comments_as_help
-from common.log import mean_losses, plot_curves, write_log
+from common.flags import command_line
+from common.log import LossMeter, plot_curves, write_log
 from common.progress import progress_bar
+from common.run import Run
+from common.stop import StopSignal
 from common.vgg import VGG19Features
 from ESRGAN.dataset import crops_and_validation
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, set_weights
@@ -106,6 +107,7 @@ def train_esrgan(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and crops, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
 ) -> Path:
@@ -139,8 +141,8 @@ def train_esrgan(
         )
     fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
     fixed += ("patch_size", "steps_per_epoch", "seed")
-    state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
-    device = choose_device(device)
+    run = Run(out_dir, config, fixed, resume, overwrite)
+    device = choose_device(device, deterministic)
     # First of all, as its weights may be missing and DIV2K takes long.
     use_vgg = perceptual_weight > 0 and n_epochs_gan > 0
     vgg = place(VGG19Features(vgg_weights), device) if use_vgg else None
@@ -172,33 +174,21 @@ def train_esrgan(
 
     # resume
     at = {"stage": "psnr", "epoch": 0, "step": 0, "all_epochs": 0, "best": -math.inf, "stale": 0}
-    sums: dict[str, torch.Tensor] = {}  # of each loss in this epoch, on the device
-    rows: list[dict] = []  # of the log
+    rows = run.rows  # of the log
+    meter = LossMeter(batch_size, lambda ks: crops.names(at["all_epochs"], ks))
     stateful = {
         "generator": generator,
         "average": average,
         "discriminator": discriminator,
         "optimizer_g": optimizer_g,
         "optimizer_d": optimizer_d,
+        "meter": meter,
     }
+    run.restore(at, stateful, device)
     psnr_weights = {}  # what the GAN stage started from
-    if state is not None:
-        for name, part in stateful.items():
-            part.load_state_dict(state[name])
-        at, rows = state["at"], state["rows"]
-        sums = {name: value.to(device) for name, value in state["sums"].items()}
-        if at["stage"] == "gan":
-            loaded = checkpoint.load(out_dir / "generator_psnr.pth")
-            psnr_weights = {name: weight.to(device) for name, weight in loaded.items()}
-        checkpoint.set_random_state(state["random"])
-    checkpoint.begin_run(out_dir, config, overwrite)
-
-    def save_state() -> None:
-        parts = {name: part.state_dict() for name, part in stateful.items()}
-        plain = {"at": at, "rows": rows, "sums": sums, "config": config}
-        checkpoint.save(
-            out_dir / "state.pth", parts | plain | {"random": checkpoint.random_state()}
-        )
+    if at["stage"] == "gan" and alpha < 1:
+        loaded = checkpoint.load(out_dir / "generator_psnr.pth")
+        psnr_weights = {name: weight.to(device) for name, weight in loaded.items()}
 
     n_parameters = sum(p.numel() for p in generator.parameters())
     print(
@@ -211,13 +201,14 @@ def train_esrgan(
     began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
     first_step = at["all_epochs"] * steps_per_epoch + at["step"]
     with (
+        run,
         progress_bar(
             total=(n_epochs + n_epochs_gan) * steps_per_epoch, initial=first_step, unit="step"
         ) as bar,
         contextlib.closing(
             batches(crops, first_step, steps_per_epoch, batch_size, workers)
         ) as stream,
-        checkpoint.StopSignal() as stop,
+        StopSignal() as stop,
     ):
         while True:
             enough = 0 < patience <= at["stale"]
@@ -272,20 +263,18 @@ def train_esrgan(
                     optimizer_d.step()
 
                 # log
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + value.detach()
+                meter.add(losses, generator, discriminator)
                 at["step"] += 1
                 bar.update()
                 if at["step"] % show_every == 0:
-                    means = {k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()}
-                    bar.set_postfix(means, refresh=False)
+                    bar.set_postfix(meter.shown(title), refresh=False)
 
             if stop.received:
-                save_state()
+                run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
                 sys.exit(128 + stop.received)
-            means = mean_losses(sums, steps_per_epoch, title, out_dir)
+            means = meter.means(title)
 
             # validate
             kept.load_state_dict(
@@ -321,11 +310,11 @@ def train_esrgan(
                 checkpoint.save(out_dir / best, kept.state_dict())
             if gan:
                 checkpoint.save(out_dir / "discriminator.pth", discriminator.state_dict())
-            sums = {}
-            save_state()
+            meter.restart()
+            run.save()
     print(f"complete: {out_dir / 'generator.pth'}")
     return out_dir
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(train_esrgan))
+    command_line(train_esrgan)

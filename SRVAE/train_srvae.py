@@ -39,19 +39,20 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import tyro
 from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
 from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
-from common.flags import comments_as_help
+from common.flags import command_line
 from common.gaussian import kl_terms, warmed_up
 from common.latent_figures import PANELS, latent_figures
-from common.log import mean_losses, plot_curves, write_log
+from common.log import LossMeter, plot_curves, write_log
 from common.progress import progress_bar
 from common.resize import project
+from common.run import Run
+from common.stop import StopSignal
 from SRVAE.dataset import crops_and_validation
 from SRVAE.model import SRVAE, Recognition
 
@@ -102,6 +103,7 @@ def train_srvae(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights, crops and z, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
 ) -> Path:
@@ -127,8 +129,8 @@ def train_srvae(
         )
     fixed = ("n_features", "n_latent", "n_blocks", "projections")
     fixed += ("patch_size", "batch_size", "steps_per_epoch", "seed")
-    state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
-    device = choose_device(device)
+    run = Run(out_dir, config, fixed, resume, overwrite)
+    device = choose_device(device, deterministic)
 
     # data
     crops, validation, patches = crops_and_validation(
@@ -153,23 +155,10 @@ def train_srvae(
 
     # resume
     at = {"epoch": 0, "step": 0, "kl_weight": 0.0, "best": -math.inf, "stale": 0}
-    sums: dict[str, torch.Tensor] = {}  # of each loss in this epoch, on the device
-    rows: list[dict] = []  # of the log
-    stateful = {"trained": trained, "average": average, "optimizer": optimizer}
-    if state is not None:
-        for name, part in stateful.items():
-            part.load_state_dict(state[name])
-        at, rows = state["at"], state["rows"]
-        sums = {name: value.to(device) for name, value in state["sums"].items()}
-        checkpoint.set_random_state(state["random"])
-    checkpoint.begin_run(out_dir, config, overwrite)
-
-    def save_state() -> None:
-        parts = {name: part.state_dict() for name, part in stateful.items()}
-        plain = {"at": at, "rows": rows, "sums": sums, "config": config}
-        checkpoint.save(
-            out_dir / "state.pth", parts | plain | {"random": checkpoint.random_state()}
-        )
+    rows = run.rows  # of the log
+    meter = LossMeter(batch_size, lambda ks: crops.names(at["epoch"], ks))
+    stateful = {"trained": trained, "average": average, "optimizer": optimizer, "meter": meter}
+    run.restore(at, stateful, device)
 
     n_parameters, n_of_q = (sum(p.numel() for p in network.parameters()) for network in trained)
     print(
@@ -184,11 +173,12 @@ def train_srvae(
     began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
     first_step = at["epoch"] * steps_per_epoch + at["step"]
     with (
+        run,
         progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
         contextlib.closing(
             batches(crops, first_step, steps_per_epoch, batch_size, workers)
         ) as stream,
-        checkpoint.StopSignal() as stop,
+        StopSignal() as stop,
     ):
         while at["epoch"] < n_epochs and not 0 < patience <= at["stale"]:
             title = f"epoch {at['epoch'] + 1}/{n_epochs}"
@@ -219,20 +209,18 @@ def train_srvae(
                 update_ema(average, trained, ema_decay, step)
 
                 # log
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + value.detach()
+                meter.add(losses, trained)
                 at["step"] += 1
                 bar.update()
                 if at["step"] % show_every == 0:
-                    means = {k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()}
-                    bar.set_postfix(means, refresh=False)
+                    bar.set_postfix(meter.shown(title), refresh=False)
 
             if stop.received:
-                save_state()
+                run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
                 sys.exit(128 + stop.received)
-            means = mean_losses(sums, steps_per_epoch, title, out_dir)
+            means = meter.means(title)
 
             # validate
             at |= {"epoch": at["epoch"] + 1, "step": 0}
@@ -268,11 +256,11 @@ def train_srvae(
             checkpoint.save(out_dir / "recognition.pth", kept_q.state_dict())
             if better:
                 checkpoint.save(out_dir / "srvae_best.pth", kept.state_dict())
-            sums = {}
-            save_state()
+            meter.restart()
+            run.save()
     print(f"complete: {out_dir / 'srvae.pth'}")
     return out_dir
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(train_srvae))
+    command_line(train_srvae)

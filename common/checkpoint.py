@@ -1,12 +1,9 @@
-"""Checkpoints, the folder of a run, and leaving a run cleanly."""
+"""Checkpoints: files of tensors that are written whole, checked when read, and never executed."""
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
-import signal
-import threading
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,23 @@ import torch
 
 from common.files import written_whole
 
+_MOST_SWELL = 2**30  # bytes that a file's tensors may be larger than the file
 
-def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a state_dict, or a dict of such and plain values, completely or not at all."""
-    with written_whole(path) as temporary:
-        torch.save(content, temporary)
+
+def save(path: str | Path, content: dict[str, Any], previous: Path | None = None) -> None:
+    """Write a state_dict, or a dict of such and plain values, completely or not at all.
+
+    Args:
+        previous: where the file that was there is kept; None: it is replaced.
+    Raises:
+        OSError: it cannot be written, for lack of space or of rights; what was there stays.
+    """
+    try:
+        with written_whole(path, previous) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:  # torch's writer says "unexpected pos" on a full disk
+        reason = str(error.__context__ or error).splitlines()[0]
+        raise OSError(f"{path} cannot be written ({reason}): is the disk full?") from error
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -30,10 +39,14 @@ def load(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
+        _refuse_damage(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_swollen(content)
     except Exception as error:  # torch raises many kinds on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "weights_only" in reason:  # torch would have people load it with its code executed
+        if re.search(
+            "weights.only", reason, re.IGNORECASE
+        ):  # torch would have people load it with its code executed
             reason = "it holds something else, nothing of which was executed"
         raise ValueError(f"{path} is damaged or no checkpoint of tensors: {reason}") from error
     if not isinstance(content, dict):
@@ -41,96 +54,39 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def random_state() -> dict[str, torch.Tensor]:
+def _refuse_damage(path: str | Path) -> None:
+    """Raise ValueError where a checksum is wrong, which torch does not look at."""
+    if not zipfile.is_zipfile(path):
+        return  # torch's format before 1.6, or no checkpoint: torch tells
+    with zipfile.ZipFile(path) as zipped:
+        n_bytes = sum(member.file_size for member in zipped.infolist())
+        if n_bytes > Path(path).stat().st_size + _MOST_SWELL:
+            raise ValueError(f"it would swell to {n_bytes} bytes")
+        if damaged := zipped.testzip():
+            raise ValueError(f"the checksum of {damaged} is wrong")
+
+
+def _refuse_swollen(content: Any) -> None:
+    """Raise ValueError where a tensor is far larger than the numbers that were stored of it."""
+    if isinstance(content, torch.Tensor) and content.layout == torch.strided:
+        n_bytes = content.numel() * content.element_size()
+        if n_bytes > content.untyped_storage().nbytes() + _MOST_SWELL:
+            raise ValueError(f"a tensor of shape {tuple(content.shape)} would be {n_bytes} bytes")
+    elif isinstance(content, dict | list | tuple):
+        for part in content.values() if isinstance(content, dict) else content:
+            _refuse_swollen(part)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """Return the state of torch's random generators, for `set_random_state`."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def set_random_state(states: dict[str, torch.Tensor]) -> None:
+def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
     """Set torch's random generators to what `random_state` returned."""
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
-def earlier_state(
-    out_dir: Path, config: dict[str, Any], fixed: tuple[str, ...], resume: bool, overwrite: bool
-) -> dict[str, Any] | None:
-    """Return the state to go on from, None to start anew; nothing is written or deleted yet.
-
-    Args:
-        config: the hyperparameters, plain values; a state holds its own under "config".
-        fixed: names of those that cannot change when a run is resumed.
-    Raises:
-        FileExistsError: an earlier run lies in `out_dir`; neither `resume` nor `overwrite` is set.
-        ValueError: both are set, or a `fixed` hyperparameter differs from the earlier run's.
-    """
-    if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other: choose one")
-    earlier = _files_of_run(out_dir)
-    if earlier and not (resume or overwrite):
-        raise FileExistsError(
-            f"{out_dir} holds an earlier run ({', '.join(path.name for path in earlier)}): go on "
-            "with it (resume=True, --resume), write elsewhere (out_dir=..., --out-dir ...), or "
-            "delete it and start anew (overwrite=True, --overwrite)"
-        )
-    if not resume:
-        return None
-    if not (out_dir / "state.pth").exists():
-        print(f"{out_dir} holds no state.pth to resume: starting from the beginning")
-        return None
-    state = load(out_dir / "state.pth")
-    before = state["config"]
-    changed = {name: v for name, v in config.items() if name in before and before[name] != v}
-    refused = [f"{name} {before[name]} -> {v}" for name, v in changed.items() if name in fixed]
-    if refused:
-        raise ValueError(
-            f"cannot resume {out_dir} with {'; '.join(refused)}: take the earlier values, or "
-            "another out_dir to start anew"
-        )
-    for name in sorted(changed.keys() - {"resume", "overwrite"}):
-        print(f"resuming with {name} {before[name]} -> {changed[name]}")
-    return state
-
-
-def begin_run(out_dir: Path, config: dict[str, Any], overwrite: bool) -> None:
-    """Write `config.json`, with `overwrite` after deleting the files of an earlier run."""
-    if overwrite:
-        for path in _files_of_run(out_dir):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    with written_whole(out_dir / "config.json") as temporary:
-        temporary.write_text(json.dumps(config | versions, indent=2) + "\n", encoding="utf-8")
-
-
-def _files_of_run(out_dir: Path) -> list[Path]:
-    patterns = ("config.json", "log.csv", "curves.png", "samples", "*.pth")
-    return [path for pattern in patterns for path in sorted(out_dir.glob(pattern))]
-
-
-class StopSignal:
-    """Notes Ctrl-C and SIGTERM inside a `with` block, so that a loop can save and leave.
-
-    `stop.received` is the signal's number, 0 before it; a second Ctrl-C interrupts at once.
-    """
-
-    def __enter__(self) -> StopSignal:
-        self.received = 0
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():  # elsewhere signals do not arrive
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: object) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-        print(f"\n{signal.Signals(number).name}: saving after this step", flush=True)
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common.images import image_size
-from common.pixel_store import PixelStore
+from common.pixel_store import PixelStore, end_with_parent
 
 
 class PairedCrops(Dataset):
@@ -70,6 +71,11 @@ class PairedCrops(Dataset):
 
         return cut(self.lr_store[photo], 1), cut(self.hr_store[photo], self.scale)
 
+    def names(self, epoch: int, ks: range) -> list[str]:
+        """Return the names of the HR photos that crops `ks` of `epoch` are cut from."""
+        seeds = self.seed, epoch
+        return [self.hr_store.paths[photo_of_crop(seeds, k, len(self))].name for k in ks]
+
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the crops `range` of an epoch as uint8: LR (N, 3, h, w) and HR (N, 3, H, W)."""
         epoch, ks = batch
@@ -114,16 +120,18 @@ def batches(
         sampler=ranges(),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # the loader leaves torch's own random numbers alone
     )
 
 
-def _outlive_signals(worker: int) -> None:
-    """Let Ctrl-C and SIGTERM, which reach the whole group of processes, not end a loader's worker.
+def _begin_worker(worker: int) -> None:
+    """Let a loader's worker end with the training process, and not before.
 
-    The training process may wait for its crops, to save after the step; five seconds are enough.
+    Ctrl-C and SIGTERM reach the whole group of processes. The training process may wait for crops,
+    to save after the step; five seconds are enough.
     """
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # (Windows has no such signals)
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))

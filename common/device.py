@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, deterministic: bool = False) -> torch.device:
     """Return the device called `name`; for "cuda" without a GPU say so and return the CPU.
 
+    Args:
+        deterministic: a CUDA device shall give the same bits each time, as a CPU does anyway.
     Raises:
         ValueError: there is no device of this name.
     """
@@ -24,8 +27,19 @@ def choose_device(name: str) -> torch.device:
             f'device is "{name}", expected "cuda", "cuda:1", "cpu", ...: {error}'
         ) from None
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # crops have one size: the fastest kernels are kept
+        # Crops have one size: the fastest kernels are kept, but not the same ones each time.
+        torch.backends.cudnn.benchmark = not deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic)
     return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether it says so: on CUDA by its kind, on the CPU and elsewhere by its words."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
+        word in str(error).lower() for word in words
+    )
 
 
 def describe(device: torch.device) -> str:

@@ -14,11 +14,15 @@ from filelock import FileLock, Timeout
 
 
 @contextlib.contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it to `path` when the block ends well.
 
     The folder is made when missing. A reader sees the old file or the complete new one, also when
     the process is killed or the disk fills up. The temporary file is removed if the block raises.
+
+    Args:
+        previous: where the old file is moved to, once the new one is safe. Who is killed right then
+            leaves no file at `path`, but that one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,6 +32,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -54,7 +60,7 @@ def _beginning(stem: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path, wait_for: str | None) -> Iterator[None]:
+def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterator[None]:
     """Hold the lock of `path`, a file `.NAME.lock` beside it, while the block runs.
 
     The system takes it back from a process that ends, however it ends: a lock is never stale.
@@ -62,6 +68,7 @@ def locked(path: str | Path, wait_for: str | None) -> Iterator[None]:
     Args:
         wait_for: what another process does that holds the lock; it is printed once, and this one
             waits. None: it does not wait.
+        refusal: the message of the error, where it does not.
     Raises:
         BlockingIOError: another process holds the lock, and this one shall not wait.
     """
@@ -72,7 +79,7 @@ def locked(path: str | Path, wait_for: str | None) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if wait_for is None:
-            raise BlockingIOError(f"{path} is in use by another process") from None
+            raise BlockingIOError(refusal or f"another process uses {path}") from None
         print(f"waiting for another process that {wait_for}", flush=True)
         lock.acquire()
     try:
@@ -81,14 +88,29 @@ def locked(path: str | Path, wait_for: str | None) -> Iterator[None]:
         lock.release()
 
 
+def refuse_unwritable(folder: str | Path) -> None:
+    """Raise `OSError` when `folder`, which need not exist yet, cannot be written to."""
+    place = _existing(folder)
+    if not place.is_dir():
+        raise NotADirectoryError(f"{place} is no folder: choose another than {folder}")
+    if not os.access(place, os.W_OK):
+        raise PermissionError(f"{place} cannot be written to: choose another folder than {folder}")
+
+
+def _existing(folder: str | Path) -> Path:
+    """Return `folder`, or of those that it would lie in the nearest that there is."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
 def require_free_space(folder: str | Path, n_bytes: int, what: str) -> None:
     """Raise `OSError` when the disk that holds `folder` has less than `n_bytes` free.
 
     `what` completes the message: "... to unpack DIV2K_train_HR.zip". `folder` need not exist yet.
     """
-    folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
+    folder = _existing(folder)
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise OSError(

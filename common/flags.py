@@ -24,5 +24,5 @@ def command_line(function: Callable) -> Any:
     """Call `function` with the command line's flags; what is wrong with them is said in a line."""
     try:
         return tyro.cli(comments_as_help(function))
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as error:
         sys.exit(f"error: {error}")

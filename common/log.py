@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from common.files import written_whole
 
@@ -22,20 +24,71 @@ def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def mean_losses(
-    sums: dict[str, torch.Tensor], n_steps: int, title: str, out_dir: Path
-) -> dict[str, float]:
-    """Return the log's `loss_...` values of an epoch from the sums of each loss over its steps.
+class LossMeter:
+    """Means of an epoch's losses, and the guard that finds the first step that is not finite.
 
-    Raises:
-        FloatingPointError: one is not finite; the message begins with `title`, the epoch.
+    To add a step waits for no device: its numbers stay there until `means` is asked for.
+
+    Args:
+        batch_size: crops in a step.
+        names: tells of crops of this epoch, by their numbers, which photos they are cut from.
     """
-    means = {f"loss_{name}": value.item() / n_steps for name, value in sums.items()}
-    if not all(map(math.isfinite, means.values())):
-        raise FloatingPointError(
-            f"{title}: {means}. {out_dir} holds the epoch before: resume with a lower learning rate"
-        )
-    return means
+
+    def __init__(self, batch_size: int, names: Callable[[range], list[str]]):
+        self.batch_size, self.names = batch_size, names
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin an epoch."""
+        self.sums: dict[str, float] = {}
+        self.n_steps = 0
+        self._waiting: list[tuple[int, list[str], torch.Tensor]] = []
+
+    def add(self, losses: dict[str, torch.Tensor], *networks: nn.Module) -> None:
+        """Note the losses of a step, and the norm of the networks' gradients."""
+        gradients = [
+            p.grad for network in networks for p in network.parameters() if p.grad is not None
+        ]
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        values = torch.stack([loss.detach().float() for loss in losses.values()] + [norm])
+        names = [f"loss_{name}" for name in losses]
+        self._waiting.append((self.n_steps, [*names, "norm of the gradients"], values))
+        self.n_steps += 1
+
+    def means(self, title: str = "training") -> dict[str, float]:
+        """Return the means of the epoch so far, `loss_...`; this waits for the device.
+
+        Raises:
+            FloatingPointError: a loss or gradient was not finite; the message begins with `title`.
+        """
+        if self._waiting:
+            numbers = iter(torch.cat([values for _, _, values in self._waiting]).tolist())
+            for step, names, _ in self._waiting:
+                values = {name: next(numbers) for name in names}
+                self._refuse_non_finite(title, step, values)
+                for name in names[:-1]:
+                    self.sums[name] = self.sums.get(name, 0.0) + values[name]
+            self._waiting = []
+        return {name: total / self.n_steps for name, total in self.sums.items()}
+
+    def shown(self, title: str) -> dict[str, str]:
+        """Return what `means` does, for a progress bar."""
+        return {k.removeprefix("loss_"): f"{mean:.4f}" for k, mean in self.means(title).items()}
+
+    def _refuse_non_finite(self, title: str, step: int, values: dict[str, float]) -> None:
+        if not all(map(math.isfinite, values.values())):
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            crops = range(step * self.batch_size, (step + 1) * self.batch_size)
+            photos = ", ".join(dict.fromkeys(self.names(crops)))
+            raise FloatingPointError(f"{title}, step {step + 1}: {figures}; photos: {photos}")
+
+    def state_dict(self) -> dict[str, Any]:
+        self.means()
+        return {"sums": dict(self.sums), "n_steps": self.n_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.restart()
+        self.sums, self.n_steps = dict(state["sums"]), state["n_steps"]
 
 
 def plot_curves(

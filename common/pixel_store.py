@@ -157,10 +157,10 @@ def in_processes(function, jobs: list, n_processes: int | None = None) -> Iterat
 
 def _begin_worker() -> None:
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave when the process that wants the results is gone (killed), or nobody would end this."""
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from common.device import is_out_of_memory
+
 _LEAST_TILE = 16  # LR pixels
 
 Enlarge = Callable[[torch.Tensor, int, int], torch.Tensor]
@@ -111,7 +113,7 @@ def _bands(
         try:
             band = torch.cat(list(_faded(columns(top, bottom), width, fade, -1)), -1)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             band = None
         if band is None:  # outside of `except`, where the error no longer holds tensors
@@ -150,11 +152,3 @@ def _faded(strips: Iterator[Strip], length: int, fade: int, dim: int) -> Iterato
         whole = strip.shape[dim] - n
         yield strip.narrow(dim, 0, whole)
         kept = strip.narrow(dim, whole, n)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Return whether it says so: on CUDA by its kind, on the CPU and elsewhere by its words."""
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
-        word in str(error).lower() for word in words
-    )

@@ -13,6 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from common import checkpoint
 from common.ema import update_ema
+from common.stop import StopSignal
 from common.vgg import VGG19Features
 
 
@@ -65,16 +66,16 @@ def test_failed_save_leaves_the_old_checkpoint(tmp_path):
 
 
 def test_random_state_goes_on_where_it_was():
-    state = checkpoint.random_state()
+    state = checkpoint.random_state(torch.device("cpu"))
     expected = torch.rand(3)
     torch.rand(100)
-    checkpoint.set_random_state(state)
+    checkpoint.set_random_state(state, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_stop_signal_is_noted_and_handlers_come_back(capsys):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with checkpoint.StopSignal() as stop:
+    with StopSignal() as stop:
         assert not stop.received
         signal.raise_signal(signal.SIGTERM)
         assert stop.received == signal.SIGTERM

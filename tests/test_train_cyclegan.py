@@ -54,7 +54,7 @@ def test_run_writes_everything_it_promises(runs, version):
     run = runs[version]
     assert {path.name for path in run.iterdir()} == {
         *(f"{name}.pth" for name in NETWORKS), "G_LR2HR_best.pth", "state.pth",
-        "config.json", "log.csv", "curves.png", "samples",
+        "state_previous.pth", "config.json", "log.csv", "curves.png", "samples",
     }  # fmt: skip
     for name in ("G_LR2HR", "G_LR2HR_best"):
         G = VERSIONS[version].GeneratorSR(4)

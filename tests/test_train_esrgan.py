@@ -78,7 +78,7 @@ def test_run_writes_everything_it_promises(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.json", "log.csv", "curves.png", "samples", "generator.pth", "generator_psnr.pth",
-        "generator_best.pth", "discriminator.pth", "state.pth",
+        "generator_best.pth", "discriminator.pth", "state.pth", "state_previous.pth",
     }  # fmt: skip
     for name in ("generator.pth", "generator_psnr.pth", "generator_best.pth"):
         weights = torch.load(run / name, weights_only=True)

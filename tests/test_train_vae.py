@@ -64,7 +64,7 @@ def no_curves(monkeypatch):
 def test_run_writes_everything_it_promises(runs, name):
     run = runs[name]
     assert {path.name for path in run.iterdir()} == {
-        f"{name}.pth", f"{name}_best.pth", "recognition.pth", "state.pth",
+        f"{name}.pth", f"{name}_best.pth", "recognition.pth", "state.pth", "state_previous.pth",
         "config.json", "log.csv", "curves.png", "samples",
     }  # fmt: skip
     for file in (f"{name}.pth", f"{name}_best.pth"):

@@ -38,16 +38,17 @@ if not __package__:
         __path__ = [str(Path(__file__).resolve().parents[1])]
 
 import torch
-import tyro
 from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
 from common.device import autocast, choose_device, describe, place
-from common.flags import comments_as_help
-from common.log import mean_losses, plot_curves, write_log
+from common.flags import command_line
+from common.log import LossMeter, plot_curves, write_log
 from common.progress import progress_bar
 from common.resize import resize
+from common.run import Run
+from common.stop import StopSignal
 from common.validation import Validation
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
 from CycleGAN.model import (
@@ -104,6 +105,7 @@ def train_cyclegan_sr(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and images, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
 ) -> Path:
@@ -127,8 +129,8 @@ def train_cyclegan_sr(
             f"{steps_per_epoch}: expected seed 0 or more, the others 1 or more"
         )
     fixed = ("n_features", "lr_size", "hr_size", "batch_size", "steps_per_epoch", "seed")
-    state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
-    device = choose_device(device)
+    run = Run(out_dir, config, fixed, resume, overwrite)
+    device = choose_device(device, deterministic)
 
     # data
     lr_photos, hr_photos, valid_pairs = unpaired_photos(
@@ -154,26 +156,12 @@ def train_cyclegan_sr(
 
     # resume
     at = {"epoch": 0, "step": 0, "best": -math.inf, "stale": 0}
-    sums: dict[str, torch.Tensor] = {}  # of each loss in this epoch, on the device
-    rows: list[dict] = []  # of the log
+    rows = run.rows  # of the log
+    meter = LossMeter(batch_size, lambda ks: photos.names(at["epoch"], ks))
     networks = {"G_LR2HR": G, "F_HR2LR": F, "D_HR": D_HR, "D_LR": D_LR}
-    stateful = networks | {"optimizer_g": optimizer_g, "optimizer_d": optimizer_d}
-    if state is not None:
-        for name, part in stateful.items():
-            part.load_state_dict(state[name])
-        at, rows = state["at"], state["rows"]
-        sums = {name: value.to(device) for name, value in state["sums"].items()}
-        checkpoint.set_random_state(state["random"])
-    for optimizer in (optimizer_g, optimizer_d):
-        optimizer.param_groups[0]["lr"] = learning_rate
-    checkpoint.begin_run(out_dir, config, overwrite)
-
-    def save_state() -> None:
-        parts = {name: part.state_dict() for name, part in stateful.items()}
-        plain = {"at": at, "rows": rows, "sums": sums, "config": config}
-        checkpoint.save(
-            out_dir / "state.pth", parts | plain | {"random": checkpoint.random_state()}
-        )
+    stateful = networks | {"optimizer_g": optimizer_g, "optimizer_d": optimizer_d, "meter": meter}
+    run.restore(at, stateful, device)
+    optimizer_g.param_groups[0]["lr"] = optimizer_d.param_groups[0]["lr"] = learning_rate
 
     print(
         f"{len(lr_photos)} LR and {len(hr_photos)} HR photos of other scenes to train on, "
@@ -187,11 +175,12 @@ def train_cyclegan_sr(
     began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
     first_step = at["epoch"] * steps_per_epoch + at["step"]
     with (
+        run,
         progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
         contextlib.closing(
             batches(photos, first_step, steps_per_epoch, batch_size, workers)
         ) as stream,
-        checkpoint.StopSignal() as stop,
+        StopSignal() as stop,
     ):
         while at["epoch"] < n_epochs and not 0 < patience <= at["stale"]:
             title = f"epoch {at['epoch'] + 1}/{n_epochs}"
@@ -225,6 +214,7 @@ def train_cyclegan_sr(
                 optimizer_g.step()
 
                 # discriminator
+                optimizer_d.zero_grad()
                 for name, D, real, fake in (("hr", D_HR, hr, fake_hr), ("lr", D_LR, lr, fake_lr)):
                     D.requires_grad_(True)
                     with autocast(device):
@@ -233,23 +223,20 @@ def train_cyclegan_sr(
                     losses[f"discriminator_{name}"] = (on_real + on_fake) / 2
                     losses[f"discriminator_{name}"].backward()
                 optimizer_d.step()
-                optimizer_d.zero_grad()
 
                 # log
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + value.detach()
+                meter.add(losses, G, F, D_HR, D_LR)
                 at["step"] += 1
                 bar.update()
                 if at["step"] % show_every == 0:
-                    means = {k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()}
-                    bar.set_postfix(means, refresh=False)
+                    bar.set_postfix(meter.shown(title), refresh=False)
 
             if stop.received:
-                save_state()
+                run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
                 sys.exit(128 + stop.received)
-            means = mean_losses(sums, steps_per_epoch, title, out_dir)
+            means = meter.means(title)
 
             # validate
             at |= {"epoch": at["epoch"] + 1, "step": 0}
@@ -277,11 +264,11 @@ def train_cyclegan_sr(
                 checkpoint.save(out_dir / f"{name}.pth", network.state_dict())
             if better:
                 checkpoint.save(out_dir / "G_LR2HR_best.pth", G.state_dict())
-            sums = {}
-            save_state()
+            meter.restart()
+            run.save()
     print(f"complete: {out_dir / 'G_LR2HR.pth'}")
     return out_dir
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(train_cyclegan_sr))
+    command_line(train_cyclegan_sr)

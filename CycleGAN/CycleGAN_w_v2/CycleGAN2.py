@@ -44,17 +44,18 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-import tyro
 from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
 from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
-from common.flags import comments_as_help
-from common.log import mean_losses, plot_curves, write_log
+from common.flags import command_line
+from common.log import LossMeter, plot_curves, write_log
 from common.progress import progress_bar
 from common.resize import resize
+from common.run import Run
+from common.stop import StopSignal
 from common.validation import Validation
 from CycleGAN import model
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
@@ -134,6 +135,7 @@ def train_cyclegan_sr(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and images, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
 ) -> Path:
@@ -158,8 +160,8 @@ def train_cyclegan_sr(
         )
     fixed = ("n_features", "residual", "d_lr_strides", "spectral_norm", "pool_size")
     fixed += ("lr_size", "hr_size", "native_scale", "batch_size", "steps_per_epoch", "seed")
-    state = checkpoint.earlier_state(out_dir, config, fixed, resume, overwrite)
-    device = choose_device(device)
+    run = Run(out_dir, config, fixed, resume, overwrite)
+    device = choose_device(device, deterministic)
 
     # data
     lr_photos, hr_photos, valid_pairs = unpaired_photos(
@@ -190,25 +192,12 @@ def train_cyclegan_sr(
 
     # resume
     at = {"epoch": 0, "step": 0, "best": -math.inf, "stale": 0}
-    sums: dict[str, torch.Tensor] = {}  # of each loss in this epoch, on the device
-    rows: list[dict] = []  # of the log
+    rows = run.rows  # of the log
+    meter = LossMeter(batch_size, lambda ks: photos.names(at["epoch"], ks))
     networks = {"G_LR2HR": average, "F_HR2LR": F, "D_HR": D_HR, "D_LR": D_LR}
     stateful = networks | {"G": G, "optimizer_g": optimizer_g, "optimizer_d": optimizer_d}
-    stateful |= {"pool_hr": pool_hr, "pool_lr": pool_lr}
-    if state is not None:
-        for name, part in stateful.items():
-            part.load_state_dict(state[name])
-        at, rows = state["at"], state["rows"]
-        sums = {name: value.to(device) for name, value in state["sums"].items()}
-        checkpoint.set_random_state(state["random"])
-    checkpoint.begin_run(out_dir, config, overwrite)
-
-    def save_state() -> None:
-        parts = {name: part.state_dict() for name, part in stateful.items()}
-        plain = {"at": at, "rows": rows, "sums": sums, "config": config}
-        checkpoint.save(
-            out_dir / "state.pth", parts | plain | {"random": checkpoint.random_state()}
-        )
+    stateful |= {"pool_hr": pool_hr, "pool_lr": pool_lr, "meter": meter}
+    run.restore(at, stateful, device)
 
     print(
         f"{len(lr_photos)} LR and {len(hr_photos)} HR photos of other scenes to train on, "
@@ -222,11 +211,12 @@ def train_cyclegan_sr(
     began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
     first_step = at["epoch"] * steps_per_epoch + at["step"]
     with (
+        run,
         progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
         contextlib.closing(
             batches(photos, first_step, steps_per_epoch, batch_size, workers)
         ) as stream,
-        checkpoint.StopSignal() as stop,
+        StopSignal() as stop,
     ):
         while at["epoch"] < n_epochs and not 0 < patience <= at["stale"]:
             title = f"epoch {at['epoch'] + 1}/{n_epochs}"
@@ -269,6 +259,7 @@ def train_cyclegan_sr(
                 update_ema(average, G, ema_decay, step)
 
                 # discriminator
+                optimizer_d.zero_grad()
                 fake_hr, fake_lr = pool_hr.query(fake_hr), pool_lr.query(fake_lr)
                 for name, D, real, fake in (("hr", D_HR, hr, fake_hr), ("lr", D_LR, lr, fake_lr)):
                     D.requires_grad_(True)
@@ -278,23 +269,20 @@ def train_cyclegan_sr(
                     losses[f"discriminator_{name}"] = (on_real + on_fake) / 2
                     losses[f"discriminator_{name}"].backward()
                 optimizer_d.step()
-                optimizer_d.zero_grad()
 
                 # log
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + value.detach()
+                meter.add(losses, G, F, D_HR, D_LR)
                 at["step"] += 1
                 bar.update()
                 if at["step"] % show_every == 0:
-                    means = {k: f"{v.item() / at['step']:.4f}" for k, v in sums.items()}
-                    bar.set_postfix(means, refresh=False)
+                    bar.set_postfix(meter.shown(title), refresh=False)
 
             if stop.received:
-                save_state()
+                run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
                 sys.exit(128 + stop.received)
-            means = mean_losses(sums, steps_per_epoch, title, out_dir)
+            means = meter.means(title)
 
             # validate
             at |= {"epoch": at["epoch"] + 1, "step": 0}
@@ -322,11 +310,11 @@ def train_cyclegan_sr(
                 checkpoint.save(out_dir / f"{name}.pth", network.state_dict())
             if better:
                 checkpoint.save(out_dir / "G_LR2HR_best.pth", average.state_dict())
-            sums = {}
-            save_state()
+            meter.restart()
+            run.save()
     print(f"complete: {out_dir / 'G_LR2HR.pth'}")
     return out_dir
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(train_cyclegan_sr))
+    command_line(train_cyclegan_sr)

@@ -54,6 +54,7 @@ from common.flags import command_line
 from common.gaussian import kl_divergence, kl_terms, warmed_up
 from common.latent_figures import PANELS, latent_figures
 from common.log import LossMeter, plot_curves, write_log
+from common.processes import average_gradients, is_first, on_first
 from common.progress import progress_bar
 from common.resize import project
 from common.run import Run
@@ -130,8 +131,8 @@ def train_cvae(
         raise ValueError(f'reconstruction is "{reconstruction}", expected "l1" or "mse"')
     fixed = ("n_features", "n_latent", "projections", "recognition")
     fixed += ("batch_size", "steps_per_epoch", "seed")
-    run = Run(out_dir, config, fixed, resume, overwrite)
     device = choose_device(device, deterministic)
+    run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data
     crops, validation, patches = crops_and_validation(
@@ -184,7 +185,7 @@ def train_cvae(
             title = f"epoch {at['epoch'] + 1}/{n_epochs}"
             bar.set_description(title, refresh=False)
 
-            while at["step"] < steps_per_epoch and not stop.received:
+            while not stop.asked(at["step"], show_every) and at["step"] < steps_per_epoch:
                 step = at["epoch"] * steps_per_epoch + at["step"]
                 progress = step / (n_epochs * steps_per_epoch)
                 rate = learning_rate * min(1, (1 - progress) / max(1 - decay_from, 1e-9))
@@ -210,6 +211,7 @@ def train_cvae(
                 loss = losses["reconstruction"] + kl
                 optimizer.zero_grad()
                 loss.backward()
+                average_gradients(trained)
                 optimizer.step()
                 update_ema(average, trained, ema_decay, step)
 
@@ -220,17 +222,18 @@ def train_cvae(
                 if at["step"] % show_every == 0:
                     bar.set_postfix(meter.shown(title), refresh=False)
 
-            if stop.received:
+            if stop.agreed:
                 run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
-                sys.exit(128 + stop.received)
+                sys.exit(128 + stop.agreed)
             means = meter.means(title)
 
             # validate
             at |= {"epoch": at["epoch"] + 1, "step": 0}
             picture = out_dir / "samples" / f"{at['epoch']:04d}.png"
-            psnr_y, ssim_y = validation.measure(
+            psnr_y, ssim_y = on_first(
+                validation.measure,
                 lambda lr: kept.sample(lr, temperature=0)[0],
                 device,
                 picture,
@@ -245,7 +248,7 @@ def train_cvae(
                 "psnr_y": psnr_y,
                 "ssim_y": ssim_y,
             }
-            of_z = latent_figures(kept, kept_q[0] if kept_q else None, *patches)
+            of_z = on_first(latent_figures, kept, kept_q[0] if kept_q else None, *patches)
             rows.append(row | means | of_z)
             better = psnr_y > at["best"]
             at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
@@ -255,13 +258,14 @@ def train_cvae(
             bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save
-            write_log(out_dir / "log.csv", rows)
-            plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y, PANELS)
-            checkpoint.save(out_dir / "cvae.pth", kept.state_dict())
-            if kept_q:
-                checkpoint.save(out_dir / "recognition.pth", kept_q[0].state_dict())
-            if better:
-                checkpoint.save(out_dir / "cvae_best.pth", kept.state_dict())
+            if is_first():
+                write_log(out_dir / "log.csv", rows)
+                plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y, PANELS)
+                checkpoint.save(out_dir / "cvae.pth", kept.state_dict())
+                if kept_q:
+                    checkpoint.save(out_dir / "recognition.pth", kept_q[0].state_dict())
+                if better:
+                    checkpoint.save(out_dir / "cvae_best.pth", kept.state_dict())
             meter.restart()
             run.save()
     print(f"complete: {out_dir / 'cvae.pth'}")

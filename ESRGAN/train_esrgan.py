@@ -38,6 +38,7 @@ from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.log import LossMeter, plot_curves, write_log
+from common.processes import average_gradients, is_first, mean_of_all, on_first
 from common.progress import progress_bar
 from common.run import Run
 from common.stop import StopSignal
@@ -57,7 +58,7 @@ def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor
     Args:
         winner, loser: logits (N, 1).
     """
-    above, below = winner - loser.mean(), loser - winner.mean()
+    above, below = winner - mean_of_all(loser.mean()), loser - mean_of_all(winner.mean())
     return (functional.softplus(-above).mean() + functional.softplus(below).mean()) / 2
 
 
@@ -141,8 +142,8 @@ def train_esrgan(
         )
     fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
     fixed += ("patch_size", "steps_per_epoch", "seed")
-    run = Run(out_dir, config, fixed, resume, overwrite)
     device = choose_device(device, deterministic)
+    run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
     use_vgg = perceptual_weight > 0 and n_epochs_gan > 0
     vgg = place(VGG19Features(vgg_weights), device) if use_vgg else None
@@ -187,7 +188,7 @@ def train_esrgan(
     run.restore(at, stateful, device)
     psnr_weights = {}  # what the GAN stage started from
     if at["stage"] == "gan" and alpha < 1:
-        loaded = checkpoint.load(out_dir / "generator_psnr.pth")
+        loaded = on_first(checkpoint.load, out_dir / "generator_psnr.pth")
         psnr_weights = {name: weight.to(device) for name, weight in loaded.items()}
 
     n_parameters = sum(p.numel() for p in generator.parameters())
@@ -214,9 +215,11 @@ def train_esrgan(
             enough = 0 < patience <= at["stale"]
             if at["stage"] == "psnr" and (at["epoch"] >= n_epochs or enough):
                 if at["epoch"] > 0:
-                    generator.load_state_dict(checkpoint.load(out_dir / "generator_psnr.pth"))
+                    best = on_first(checkpoint.load, out_dir / "generator_psnr.pth")
+                    generator.load_state_dict(best)
                 psnr_weights = copy.deepcopy(generator.state_dict())
-                checkpoint.save(out_dir / "generator_psnr.pth", psnr_weights)
+                if is_first():
+                    checkpoint.save(out_dir / "generator_psnr.pth", psnr_weights)
                 average.load_state_dict(psnr_weights)
                 optimizer_g.load_state_dict(adam(generator).state_dict())
                 at |= {"stage": "gan", "epoch": 0, "best": -math.inf, "stale": 0}
@@ -227,7 +230,7 @@ def train_esrgan(
             title = f"{at['stage'].upper()} stage, epoch {at['epoch'] + 1}/{n_stage_epochs}"
             bar.set_description(title, refresh=False)
 
-            while at["step"] < steps_per_epoch and not stop.received:
+            while not stop.asked(at["step"], show_every) and at["step"] < steps_per_epoch:
                 step = at["epoch"] * steps_per_epoch + at["step"]
                 progress = step / (steps_per_epoch * n_stage_epochs)
                 rate = learning_rate_at(progress, initial_rate, stage_milestones)
@@ -249,6 +252,7 @@ def train_esrgan(
                     loss = sum(weights[name] * value for name, value in losses.items())
                 optimizer_g.zero_grad()
                 loss.backward()
+                average_gradients(generator)
                 optimizer_g.step()
                 update_ema(average, generator, ema_decay, step)
 
@@ -260,6 +264,7 @@ def train_esrgan(
                         losses["discriminator"] = relativistic_loss(real_logits, fake_logits)
                     optimizer_d.zero_grad()
                     losses["discriminator"].backward()
+                    average_gradients(discriminator)
                     optimizer_d.step()
 
                 # log
@@ -269,11 +274,11 @@ def train_esrgan(
                 if at["step"] % show_every == 0:
                     bar.set_postfix(meter.shown(title), refresh=False)
 
-            if stop.received:
+            if stop.agreed:
                 run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
-                sys.exit(128 + stop.received)
+                sys.exit(128 + stop.agreed)
             means = meter.means(title)
 
             # validate
@@ -284,7 +289,7 @@ def train_esrgan(
             )
             at |= {"epoch": at["epoch"] + 1, "step": 0, "all_epochs": at["all_epochs"] + 1}
             picture = out_dir / "samples" / f"{at['stage']}_{at['epoch']:04d}.png"
-            psnr_y, ssim_y = validation.measure(kept, device, picture)
+            psnr_y, ssim_y = on_first(validation.measure, kept, device, picture)
             row = {
                 "stage": at["stage"],
                 "epoch": at["epoch"],
@@ -302,14 +307,15 @@ def train_esrgan(
             bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save
-            write_log(out_dir / "log.csv", rows)
-            plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
-            checkpoint.save(out_dir / "generator.pth", kept.state_dict())
-            if better:
-                best = "generator_best.pth" if gan else "generator_psnr.pth"
-                checkpoint.save(out_dir / best, kept.state_dict())
-            if gan:
-                checkpoint.save(out_dir / "discriminator.pth", discriminator.state_dict())
+            if is_first():
+                write_log(out_dir / "log.csv", rows)
+                plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
+                checkpoint.save(out_dir / "generator.pth", kept.state_dict())
+                if better:
+                    best = "generator_best.pth" if gan else "generator_psnr.pth"
+                    checkpoint.save(out_dir / best, kept.state_dict())
+                if gan:
+                    checkpoint.save(out_dir / "discriminator.pth", discriminator.state_dict())
             meter.restart()
             run.save()
     print(f"complete: {out_dir / 'generator.pth'}")

@@ -49,6 +49,7 @@ from common.flags import command_line
 from common.gaussian import kl_terms, warmed_up
 from common.latent_figures import PANELS, latent_figures
 from common.log import LossMeter, plot_curves, write_log
+from common.processes import average_gradients, is_first, mean_of_all, on_first
 from common.progress import progress_bar
 from common.resize import project
 from common.run import Run
@@ -129,8 +130,8 @@ def train_srvae(
         )
     fixed = ("n_features", "n_latent", "n_blocks", "projections")
     fixed += ("patch_size", "batch_size", "steps_per_epoch", "seed")
-    run = Run(out_dir, config, fixed, resume, overwrite)
     device = choose_device(device, deterministic)
+    run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data
     crops, validation, patches = crops_and_validation(
@@ -184,7 +185,7 @@ def train_srvae(
             title = f"epoch {at['epoch'] + 1}/{n_epochs}"
             bar.set_description(title, refresh=False)
 
-            while at["step"] < steps_per_epoch and not stop.received:
+            while not stop.asked(at["step"], show_every) and at["step"] < steps_per_epoch:
                 step = at["epoch"] * steps_per_epoch + at["step"]
                 progress = step / (n_epochs * steps_per_epoch)
                 rate = learning_rate * min(1, (1 - progress) / max(1 - decay_from, 1e-9))
@@ -202,9 +203,10 @@ def train_srvae(
                 losses = {"reconstruction": functional.l1_loss(sr, hr)}
                 losses["kl_q"], losses["kl"] = kl_terms(q, p, free_nats)
                 kl = at["kl_weight"] * losses["kl_q"] + prior_weight * losses["kl"]
-                loss = laplace_nll(losses["reconstruction"]) + kl / hr[0].numel()
+                loss = laplace_nll(mean_of_all(losses["reconstruction"])) + kl / hr[0].numel()
                 optimizer.zero_grad()
                 loss.backward()
+                average_gradients(trained)
                 optimizer.step()
                 update_ema(average, trained, ema_decay, step)
 
@@ -215,17 +217,18 @@ def train_srvae(
                 if at["step"] % show_every == 0:
                     bar.set_postfix(meter.shown(title), refresh=False)
 
-            if stop.received:
+            if stop.agreed:
                 run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
-                sys.exit(128 + stop.received)
+                sys.exit(128 + stop.agreed)
             means = meter.means(title)
 
             # validate
             at |= {"epoch": at["epoch"] + 1, "step": 0}
             picture = out_dir / "samples" / f"{at['epoch']:04d}.png"
-            psnr_y, ssim_y = validation.measure(
+            psnr_y, ssim_y = on_first(
+                validation.measure,
                 lambda lr: kept.sample(lr, temperature=0)[0],
                 device,
                 picture,
@@ -240,7 +243,7 @@ def train_srvae(
                 "psnr_y": psnr_y,
                 "ssim_y": ssim_y,
             }
-            of_z = latent_figures(kept, kept_q, *patches)
+            of_z = on_first(latent_figures, kept, kept_q, *patches)
             rows.append(row | means | of_z)
             better = psnr_y > at["best"]
             at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
@@ -250,12 +253,13 @@ def train_srvae(
             bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save
-            write_log(out_dir / "log.csv", rows)
-            plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y, PANELS)
-            checkpoint.save(out_dir / "srvae.pth", kept.state_dict())
-            checkpoint.save(out_dir / "recognition.pth", kept_q.state_dict())
-            if better:
-                checkpoint.save(out_dir / "srvae_best.pth", kept.state_dict())
+            if is_first():
+                write_log(out_dir / "log.csv", rows)
+                plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y, PANELS)
+                checkpoint.save(out_dir / "srvae.pth", kept.state_dict())
+                checkpoint.save(out_dir / "recognition.pth", kept_q.state_dict())
+                if better:
+                    checkpoint.save(out_dir / "srvae_best.pth", kept.state_dict())
             meter.restart()
             run.save()
     print(f"complete: {out_dir / 'srvae.pth'}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common import processes
 from common.images import image_size
 from common.pixel_store import PixelStore, end_with_parent
 
@@ -97,6 +98,12 @@ def _order(seeds: tuple[int, ...], n: int) -> np.ndarray:
     return np.random.default_rng(seeds).permutation(n)
 
 
+def crops_of_step(step: int, batch_size: int) -> range:
+    """Return the numbers of this process's crops in a step of an epoch; no other has them."""
+    first = (step * processes.count() + processes.rank()) * batch_size
+    return range(first, first + batch_size)
+
+
 def batches(
     crops: Dataset, first_step: int, steps_per_epoch: int, batch_size: int, workers: int
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
@@ -112,7 +119,7 @@ def batches(
     def ranges() -> Iterator[tuple[int, range]]:
         for i in itertools.count(first_step):
             epoch, step = divmod(i, steps_per_epoch)
-            yield epoch, range(step * batch_size, (step + 1) * batch_size)
+            yield epoch, crops_of_step(step, batch_size)
 
     yield from DataLoader(
         crops,

@@ -7,9 +7,13 @@ import platform
 
 import torch
 
+from common import processes
+
 
 def choose_device(name: str, deterministic: bool = False) -> torch.device:
     """Return the device called `name`; for "cuda" without a GPU say so and return the CPU.
+
+    A process that `torchrun` started gets the GPU of its number, and joins the others.
 
     Args:
         deterministic: a CUDA device shall give the same bits each time, as a CPU does anyway.
@@ -18,9 +22,12 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
     """
     try:
         device = torch.device(name)
+        if name == "cuda" and processes.count() > 1 and torch.cuda.is_available():
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
         if device.type == "cuda" and not torch.cuda.is_available():
             print('device="cuda", but torch finds no GPU: going on with the CPU')
-            return torch.device("cpu")
+            device = torch.device("cpu")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
@@ -31,6 +38,8 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
         torch.backends.cudnn.benchmark = not deterministic
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic)
+    if processes.count() > 1 and not torch.distributed.is_initialized():
+        processes.join(device)
     return device
 
 
@@ -56,5 +65,6 @@ def autocast(device: torch.device) -> torch.autocast:
 
 def place(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """Move `network` to `device`, in channels_last layout on CUDA."""
+    processes.share_batch_norm(network)
     layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
     return network.to(device=device, memory_format=layout)

@@ -12,7 +12,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from common.crops import crops_of_step
 from common.files import written_whole
+from common.processes import mean_of_all
 
 
 def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
@@ -62,7 +64,8 @@ class LossMeter:
             FloatingPointError: a loss or gradient was not finite; the message begins with `title`.
         """
         if self._waiting:
-            numbers = iter(torch.cat([values for _, _, values in self._waiting]).tolist())
+            together = torch.cat([values for _, _, values in self._waiting])
+            numbers = iter(mean_of_all(together).tolist())
             for step, names, _ in self._waiting:
                 values = {name: next(numbers) for name in names}
                 self._refuse_non_finite(title, step, values)
@@ -78,8 +81,8 @@ class LossMeter:
     def _refuse_non_finite(self, title: str, step: int, values: dict[str, float]) -> None:
         if not all(map(math.isfinite, values.values())):
             figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            crops = range(step * self.batch_size, (step + 1) * self.batch_size)
-            photos = ", ".join(dict.fromkeys(self.names(crops)))
+            names = self.names(crops_of_step(step, self.batch_size))
+            photos = ", ".join(dict.fromkeys(names))
             raise FloatingPointError(f"{title}, step {step + 1}: {figures}; photos: {photos}")
 
     def state_dict(self) -> dict[str, Any]:

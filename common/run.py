@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from common import checkpoint
+from common import checkpoint, processes
 from common.device import is_out_of_memory
 from common.files import locked, refuse_unwritable, remove_leftovers, written_whole
 from common.log import write_log
@@ -56,10 +56,12 @@ class Run:
         self.changes: list[dict[str, Any]] = []  # of hyperparameters, each time it was resumed
         self.rows: list[dict[str, Any]] = []  # of the log
         self._state: dict[str, Any] | None = None
-        refuse_unwritable(out_dir)
-        if out_dir.exists():
-            with self._locked():
-                self._state = self._earlier_state(fixed, resume)
+        if processes.is_first():
+            refuse_unwritable(out_dir)
+            if out_dir.exists():
+                with self._locked():
+                    self._state = self._earlier_state(fixed, resume)
+        self._state = processes.on_first(lambda: self._state)
         self._is_new = self._state is None
         self._seen = self._stamp()
 
@@ -144,6 +146,8 @@ class Run:
             parts: networks, optimisers and what else has a `state_dict`, by name.
         """
         self._at, self._parts, self._device = at, parts, device
+        if processes.rank():  # others draw other numbers
+            torch.manual_seed(torch.initial_seed() + processes.rank())
         if self._state is None:
             return
         state, self._state = self._state, None  # (it takes as much memory as the networks)
@@ -156,7 +160,8 @@ class Run:
                 group.update(values)
         at.update(state["at"])
         self.rows[:] = state["rows"]
-        checkpoint.set_random_state(state["random"], device)
+        if processes.rank() < len(state["random"]):
+            checkpoint.set_random_state(state["random"][processes.rank()], device)
 
     def save(self) -> None:
         """Write state.pth; the one before it is kept until the next."""
@@ -165,17 +170,19 @@ class Run:
     def _save(self, path: Path, previous: Path | None = None) -> None:
         state = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"at": self._at, "rows": self.rows, "config": self.config}
-        state |= {"changes": self.changes, "random": checkpoint.random_state(self._device)}
-        checkpoint.save(path, state, previous)
+        state |= {"changes": self.changes}
+        state["random"] = processes.from_all(checkpoint.random_state(self._device))
+        if processes.is_first():
+            checkpoint.save(path, state, previous)
 
     def __enter__(self) -> Run:
-        self._lock = self._locked()
-        self._lock.__enter__()
-        try:
-            self._begin()
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
+        with contextlib.ExitStack() as stack:
+            if processes.is_first():
+                stack.enter_context(self._locked())
+                self._begin()
+            if self._is_new:
+                self._save(self.out_dir / "state_previous.pth")
+            self._held = stack.pop_all()
         return self
 
     def _begin(self) -> None:
@@ -192,11 +199,9 @@ class Run:
         # Of an epoch that was logged when the run was killed, and not saved: it comes again.
         log = self.out_dir / "log.csv"
         write_log(log, self.rows) if self.rows else log.unlink(missing_ok=True)
-        if self._is_new:
-            self._save(self.out_dir / "state_previous.pth")
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
-        self._lock.__exit__(None, None, None)
+        self._held.close()
         if isinstance(error, FloatingPointError):
             raise FloatingPointError(
                 f"{error}. {self._last_good()}: resume with a lower learning rate"
@@ -233,4 +238,5 @@ def _names(paths: list[Path]) -> str:
 
 def _files_of_run(out_dir: Path) -> list[Path]:
     patterns = ("*.pth", "config.json", "log.csv", "curves.png", "samples")
-    return [path for pattern in patterns for path in sorted(out_dir.glob(pattern))]
+    found = [path for pattern in patterns for path in sorted(out_dir.glob(pattern))]
+    return [path for path in found if path.name[0] != "."]  # those a killed process was writing

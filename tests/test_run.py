@@ -329,6 +329,13 @@ def test_folder_that_cannot_be_written_to_is_refused_first(dataset, tmp_path):
             train_esrgan(**SMALL, lr_folder="no", hr_folder="no", out_dir=out_dir)
 
 
+def test_run_that_was_killed_in_its_first_write_can_be_resumed(dataset, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".state_previous.99999.tmp.pth").write_bytes(b"half")
+    resume(dataset, tmp_path / "a", n_epochs=1, n_epochs_gan=0)
+    assert len(rows_of(tmp_path / "a")) == 1
+
+
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     run = Run(tmp_path / "a", {}, (), resume=False, overwrite=False)
     run.restore({"epoch": 0}, {}, torch.device("cpu"))

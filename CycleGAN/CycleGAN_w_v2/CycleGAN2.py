@@ -52,6 +52,7 @@ from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.log import LossMeter, plot_curves, write_log
+from common.processes import average_gradients, count, is_first, on_first
 from common.progress import progress_bar
 from common.resize import resize
 from common.run import Run
@@ -160,8 +161,8 @@ def train_cyclegan_sr(
         )
     fixed = ("n_features", "residual", "d_lr_strides", "spectral_norm", "pool_size")
     fixed += ("lr_size", "hr_size", "native_scale", "batch_size", "steps_per_epoch", "seed")
-    run = Run(out_dir, config, fixed, resume, overwrite)
     device = choose_device(device, deterministic)
+    run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data
     lr_photos, hr_photos, valid_pairs = unpaired_photos(
@@ -169,7 +170,7 @@ def train_cyclegan_sr(
     )
     photos = UnpairedPhotos(lr_photos, hr_photos, lr_size, hr_size, seed, native_scale)
     validation = Validation(valid_pairs, valid_crop)
-    steps_per_epoch = steps_per_epoch or max(1, len(photos) // batch_size)
+    steps_per_epoch = steps_per_epoch or max(1, len(photos) // (batch_size * count()))
 
     # models
     torch.manual_seed(seed)
@@ -222,7 +223,7 @@ def train_cyclegan_sr(
             title = f"epoch {at['epoch'] + 1}/{n_epochs}"
             bar.set_description(title, refresh=False)
 
-            while at["step"] < steps_per_epoch and not stop.received:
+            while not stop.asked(at["step"], show_every) and at["step"] < steps_per_epoch:
                 step = at["epoch"] * steps_per_epoch + at["step"]
                 left = 1 - step / (n_epochs * steps_per_epoch)
                 rate = learning_rate * min(1, left / max(1 - decay_from, 1e-9))
@@ -255,6 +256,7 @@ def train_cyclegan_sr(
                         loss = loss + lambda_identity * losses["identity"]
                 optimizer_g.zero_grad()
                 loss.backward()
+                average_gradients(G, F)
                 optimizer_g.step()
                 update_ema(average, G, ema_decay, step)
 
@@ -268,6 +270,7 @@ def train_cyclegan_sr(
                         on_fake = least_squares(D(fake), 0)
                     losses[f"discriminator_{name}"] = (on_real + on_fake) / 2
                     losses[f"discriminator_{name}"].backward()
+                average_gradients(D_HR, D_LR)
                 optimizer_d.step()
 
                 # log
@@ -277,17 +280,17 @@ def train_cyclegan_sr(
                 if at["step"] % show_every == 0:
                     bar.set_postfix(meter.shown(title), refresh=False)
 
-            if stop.received:
+            if stop.agreed:
                 run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
-                sys.exit(128 + stop.received)
+                sys.exit(128 + stop.agreed)
             means = meter.means(title)
 
             # validate
             at |= {"epoch": at["epoch"] + 1, "step": 0}
             picture = out_dir / "samples" / f"{at['epoch']:04d}.png"
-            psnr_y, ssim_y = validation.measure(average, device, picture)
+            psnr_y, ssim_y = on_first(validation.measure, average, device, picture)
             row = {
                 "epoch": at["epoch"],
                 "step": at["epoch"] * steps_per_epoch,
@@ -304,12 +307,13 @@ def train_cyclegan_sr(
             bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save
-            write_log(out_dir / "log.csv", rows)
-            plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
-            for name, network in networks.items():
-                checkpoint.save(out_dir / f"{name}.pth", network.state_dict())
-            if better:
-                checkpoint.save(out_dir / "G_LR2HR_best.pth", average.state_dict())
+            if is_first():
+                write_log(out_dir / "log.csv", rows)
+                plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
+                for name, network in networks.items():
+                    checkpoint.save(out_dir / f"{name}.pth", network.state_dict())
+                if better:
+                    checkpoint.save(out_dir / "G_LR2HR_best.pth", average.state_dict())
             meter.restart()
             run.save()
     print(f"complete: {out_dir / 'G_LR2HR.pth'}")

@@ -58,6 +58,7 @@ from common.device import autocast, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.log import LossMeter, plot_curves, write_log
+from common.processes import average_gradients, count, is_first, mean_of_all, on_first
 from common.progress import progress_bar
 from common.resize import detail, resize
 from common.run import Run
@@ -102,7 +103,7 @@ def discriminator_loss(
     """
     real, fake = real.float(), fake.float()
     if relativistic:
-        real, fake = real - fake.mean(), fake - real.mean() + 1
+        real, fake = real - mean_of_all(fake.mean()), fake - mean_of_all(real.mean()) + 1
     return ((real - 1).square().mean() + fake.square().mean()) / 2
 
 
@@ -197,8 +198,8 @@ def train_cyclegan_sr(
         )
     fixed = ("n_features", "back_projections", "noise_channel", "d_lr_strides", "pool_size")
     fixed += ("lr_size", "hr_size", "batch_size", "steps_per_epoch", "seed")
-    run = Run(out_dir, config, fixed, resume, overwrite)
     device = choose_device(device, deterministic)
+    run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
     vgg = place(VGG19Features(vgg_weights), device) if perceptual_weight else None
 
@@ -208,7 +209,7 @@ def train_cyclegan_sr(
     )
     photos = UnpairedPhotos(lr_photos, hr_photos, lr_size, hr_size, seed, crop=True)
     validation = Validation(valid_pairs, valid_crop)
-    steps_per_epoch = steps_per_epoch or max(1, len(photos) // batch_size)
+    steps_per_epoch = steps_per_epoch or max(1, len(photos) // (batch_size * count()))
 
     # models
     torch.manual_seed(seed)
@@ -265,7 +266,7 @@ def train_cyclegan_sr(
             title = f"epoch {at['epoch'] + 1}/{n_epochs}"
             bar.set_description(title, refresh=False)
 
-            while at["step"] < steps_per_epoch and not stop.received:
+            while not stop.asked(at["step"], show_every) and at["step"] < steps_per_epoch:
                 step = at["epoch"] * steps_per_epoch + at["step"]
                 left = 1 - step / (n_epochs * steps_per_epoch)
                 rate = learning_rate * min(1, left / max(1 - decay_from, 1e-9))
@@ -303,6 +304,7 @@ def train_cyclegan_sr(
                         loss = loss + perceptual_weight * losses["perceptual"]
                 optimizer_g.zero_grad()
                 loss.backward()
+                average_gradients(G, F)
                 optimizer_g.step()
                 update_ema(average, G, ema_decay, step)
 
@@ -319,6 +321,7 @@ def train_cyclegan_sr(
                     if r1_weight and step % r1_every == 0:
                         loss = loss + r1_weight * r1_every * gradient_penalty(D, real)
                     loss.backward()
+                average_gradients(D_HR, D_LR)
                 optimizer_d.step()
 
                 # log
@@ -328,17 +331,17 @@ def train_cyclegan_sr(
                 if at["step"] % show_every == 0:
                     bar.set_postfix(meter.shown(title), refresh=False)
 
-            if stop.received:
+            if stop.agreed:
                 run.save()
                 bar.close()
                 print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
-                sys.exit(128 + stop.received)
+                sys.exit(128 + stop.agreed)
             means = meter.means(title)
 
             # validate
             at |= {"epoch": at["epoch"] + 1, "step": 0}
             picture = out_dir / "samples" / f"{at['epoch']:04d}.png"
-            psnr_y, ssim_y = validation.measure(average, device, picture)
+            psnr_y, ssim_y = on_first(validation.measure, average, device, picture)
             row = {
                 "epoch": at["epoch"],
                 "step": at["epoch"] * steps_per_epoch,
@@ -355,12 +358,13 @@ def train_cyclegan_sr(
             bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
 
             # save
-            write_log(out_dir / "log.csv", rows)
-            plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
-            for name, network in networks.items():
-                checkpoint.save(out_dir / f"{name}.pth", network.state_dict())
-            if better:
-                checkpoint.save(out_dir / "G_LR2HR_best.pth", average.state_dict())
+            if is_first():
+                write_log(out_dir / "log.csv", rows)
+                plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
+                for name, network in networks.items():
+                    checkpoint.save(out_dir / f"{name}.pth", network.state_dict())
+                if better:
+                    checkpoint.save(out_dir / "G_LR2HR_best.pth", average.state_dict())
             meter.restart()
             run.save()
     print(f"complete: {out_dir / 'G_LR2HR.pth'}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 import pyvips
 import tifffile
 from PIL import Image, ImageCms
@@ -64,8 +65,8 @@ class OddFile(NamedTuple):
 def sizes() -> Iterator[OddFile]:
     shapes = [(1, 1), (1, 37), (37, 1), (3, 5), (33, 41), (1, 30000), (30000, 1)]
     for suffix, (height, width) in itertools.product(SUFFIXES, shapes):
-        if max(height, width) == 30000 and suffix == "webp":
-            continue  # it has at most 16383
+        if max(height, width) == 30000 and suffix not in ("png", "jpg"):
+            continue  # (slow, and a WebP has at most 16383 a side)
         name = f"{width}x{height}.{suffix}"
         content, pixels, tolerance = encoded(photo(name, height, width), suffix)
         # Four times as large it would be beyond JPEG's 65535 pixels a side.
@@ -88,11 +89,13 @@ def modes() -> Iterator[OddFile]:
     palette = np.array(colours.getpalette(), np.uint8).reshape(-1, 3)
     indices = np.asarray(colours)
     from_palette = palette[indices]
-    seen = np.arange(256, dtype=np.uint8) if len(palette) == 256 else np.arange(len(palette))
-    see_through = over_white(from_palette, seen.astype(np.uint8)[indices])
-    keyed = np.where((rgb == rgb[3, 4]).all(2)[..., None], 255, rgb).astype(np.uint8)
-    keyed_gray = np.where(deep == deep[3, 4], 255, to_8).astype(np.uint8)
+    alphas = np.linspace(0, 255, len(palette)).astype(np.uint8)  # of the palette's colours
+    see_through = np.dstack([from_palette, alphas[indices]])
+    # A key is the one colour that is transparent.
+    keyed = np.dstack([rgb, 255 * (rgb != rgb[3, 4]).any(2).astype(np.uint8)])
+    deep_keyed = np.dstack([deep, 65535 * (deep != deep[3, 4]).astype(np.uint16)])
     key, deep_key = struct.pack(">3H", *rgb[3, 4].tolist()), struct.pack(">H", int(deep[3, 4]))
+    keyed_to_8 = over_white(gray(to_8), (deep_keyed[..., 1] // 257).astype(np.uint8))
     vips = pyvips.Image.new_from_array(rgb)
     spots = np.dstack([rgb, values, values])
 
@@ -103,18 +106,21 @@ def modes() -> Iterator[OddFile]:
     yield one("gray with alpha.png", png(la), over_white(gray(values), alpha), 1, kept=la)
     yield one("rgba.png", png(rgba), white, 1, kept=rgba)
     yield one("16 bits.png", png(deep), gray(to_8), kept=deep)
-    yield one("16 bits, a key.png", png(deep, chunk(b"tRNS", deep_key)), gray(keyed_gray))
+    content = png(deep, chunk(b"tRNS", deep_key))
+    yield one("16 bits, a key.png", content, keyed_to_8, kept=deep_keyed)
     # Pillow takes the upper 8 bits of these, which is a 255th off at most.
     yield one("16 bits, rgb.png", png(deep_rgb), rgb_to_8, 1, kept=deep_rgb)
     yield one("16 bits, rgba.png", png(deep_rgba), over_white(rgb, values), 1, kept=deep_rgba)
-    yield one("rgb, a key.png", png(rgb, chunk(b"tRNS", key)), keyed)
+    content = png(rgb, chunk(b"tRNS", key))
+    yield one("rgb, a key.png", content, over_white(rgb, keyed[..., 3]), kept=keyed)
     yield one("interlaced.png", vips.pngsave_buffer(interlace=True), rgb)
     yield one("1 bit.png", saved(Image.fromarray(bits).convert("1"), "png"), gray(bits))
     yield one("palette.png", saved(colours, "png"), from_palette)
-    yield one(
-        "palette, transparent.png",
-        saved(colours, "png", transparency=seen.astype(np.uint8).tobytes()), see_through, 1,
-    )  # fmt: skip
+    content, white_palette = (
+        saved(colours, "png", transparency=alphas.tobytes()),
+        over_white(from_palette, see_through[..., 3]),
+    )
+    yield one("palette, transparent.png", content, white_palette, 1, kept=see_through)
     yield one("gray.jpg", saved(values, "jpeg", quality=100), gray(values), 4, kept=values)
     smooth = np.asarray(Image.fromarray(rgb).resize((5, 4)).resize((40, 32)))
     yield one("progressive.jpg", saved(smooth, "jpeg", quality=98, progressive=True), smooth, 6)
@@ -260,6 +266,10 @@ def wrong_suffixes() -> Iterator[OddFile]:
     rgba = np.dstack([photo("named bmp"), photo("its alpha")[..., 0]])
     white = over_white(rgba[..., :3], rgba[..., 3])
     yield OddFile("rgba named bmp.bmp", png(rgba), READ, white, 1, rgba)
+    Image.init()
+    if "AVIF" in Image.SAVE:  # since Pillow 11.3
+        avif = saved(rgba[..., :3], "avif", quality=100, subsampling="4:4:4")
+        yield OddFile("avif named jpg.jpg", avif, READ, rgba[..., :3], 8)
 
 
 def animated() -> Iterator[OddFile]:
@@ -289,7 +299,10 @@ def animated() -> Iterator[OddFile]:
     small.paste(1, (10, 8, 20, 16))
     pixels = np.full((32, 40, 3), 255, np.uint8)
     pixels[8:16, 10:20] = 200, 100, 50
-    yield OddFile("transparent.gif", saved(small, "gif", transparency=0), READ, pixels)
+    is_there = pixels[..., :1] != 255
+    kept = np.dstack([pixels * is_there, 255 * is_there.astype(np.uint8)])
+    content = saved(small, "gif", transparency=0)
+    yield OddFile("transparent.gif", content, READ, pixels, kept=kept)
 
 
 def bombs() -> Iterator[OddFile]:
@@ -390,6 +403,11 @@ def turned() -> Iterator[OddFile]:
         name = f"orientation {label}.{suffix}"
         pixels = photo(name)
         yield OddFile(name, *_with_exif(pixels, suffix, block, pixels))
+    upright, xmp = photo("xmp"), b'<x:xmpmeta tiff:Orientation="6"/>'
+    content, _, tolerance = encoded(np.ascontiguousarray(np.rot90(upright, 1)), "jpg")
+    content = with_segment(content, 0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)
+    if int(PIL.__version__.split(".")[0]) >= 11:  # older ones do not look there
+        yield OddFile("orientation in xmp.jpg", content, READ, upright, tolerance)
     # A long instead of a short is against the standard: turned or not, as long as it is the same.
     upright = photo("a long")
     content = _with_exif(np.rot90(upright, 1), "png", exif(kind=4), upright)[0]
@@ -512,14 +530,18 @@ def odd_files() -> list[OddFile]:
     return files
 
 
+def put(odd: OddFile, folder: Path) -> None:
+    path = folder / odd.name
+    path.write_bytes(odd.content) if isinstance(odd.content, bytes) else odd.content(path)
+
+
 def write_odd_files(folder: Path) -> list[OddFile]:
     """Write what the system allows into `folder` and return that."""
     folder.mkdir(parents=True)
     written = []
     for odd in odd_files():
-        path = folder / odd.name
         try:
-            path.write_bytes(odd.content) if isinstance(odd.content, bytes) else odd.content(path)
+            put(odd, folder)
         except (OSError, ValueError, AttributeError):
             continue  # Windows has no pipes, some systems no such names
         written.append(odd)

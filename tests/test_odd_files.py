@@ -70,21 +70,23 @@ def small_files_are_fast() -> Iterator[None]:
     torch.set_num_threads(n_threads)
 
 
-@pytest.fixture(autouse=True)
-def deadline() -> Iterator[None]:
-    """End what waits for a pipe."""
-    if not hasattr(signal, "alarm"):
+@contextlib.contextmanager
+def within_two_minutes() -> Iterator[None]:
+    """Fail instead of waiting for a pipe for ever."""
+    if not hasattr(signal, "alarm"):  # (Windows, which has no such pipes either)
         yield
         return
-
-    def give_up(number, frame):
-        raise RuntimeError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, give_up)
+    before = signal.signal(signal.SIGALRM, lambda number, frame: pytest.fail("it hangs"))
     signal.alarm(120)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def deadline() -> Iterator[None]:
+    with within_two_minutes():
+        yield
 
 
 def attempt(read: Callable[[], Pixels]) -> Pixels | ValueError:
@@ -223,7 +225,7 @@ def resized(pixels: Pixels) -> Pixels:
 def prepared(folder, files, tmp_path_factory) -> tuple[Path, str]:
     """Where the whole folder's pairs are, and what was said."""
     out = tmp_path_factory.mktemp("prepared")
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as said, within_two_minutes():
         prepare_dataset(folder, out, processes=0)
     return out, said.getvalue()
 
@@ -278,7 +280,7 @@ def test_a_network_is_trained_on_what_was_prepared(prepared, tmp_path):
 def enlarged(folder, files, tmp_path_factory) -> tuple[Path, str, int]:
     """Where the whole folder's photos are, what was said, and how many failed."""
     out = tmp_path_factory.mktemp("enlarged")
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as said, within_two_minutes():
         failed = upscale((folder,), model="bicubic", out=out, quality=100, device="cpu")
     return out, said.getvalue(), failed
 

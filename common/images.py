@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageOps
 
 from common.files import written_whole
+from common.opened import opened, orientation
+from common.png import require_all_pixels, require_checksums
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"}
 
@@ -30,18 +32,14 @@ def read_image(path: str | Path) -> np.ndarray:
         ValueError: the file is missing, no image, truncated, or of a kind that cannot be converted;
             the message names it.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path}: too large to be read safely ({error})") from None
-    except Exception as error:  # Pillow's decoders raise nearly every kind on broken files
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    with opened(path) as image:
+        image.load()
+        if image.format == "PNG":
+            require_checksums(path)
+            if not all(row.any() for row in np.asarray(image)[-2:]):  # black, or not there
+                require_all_pixels(path)
+        turned = ImageOps.exif_transpose(image) if orientation(image) > 1 else image
+        return np.asarray(_to_rgb(turned))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -49,7 +47,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"values from {values.min()} to {values.max()}, expected 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        pixels = ((values + 128) // 257).astype(np.uint8)
+        pixels[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(pixels).convert("RGB")
     if image.mode == "F":
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
@@ -65,15 +65,14 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Return (height, width) as `read_image` would give them, from the file's header alone.
 
     Raises:
-        ValueError: the file is no image; the message names it.
+        ValueError: the file is no image, or too large; the message names it.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (width, height) if turned else (height, width)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    with opened(path) as image:
+        width, height = image.size
+        turned = orientation(image) >= 5
+        if image.format == "TIFF":  # newer Pillows give its `size` turned already
+            width, height = image.tag_v2[256], image.tag_v2[257]
+        return (width, height) if turned else (height, width)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -94,7 +93,9 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Return the image files in `folder` (not below it), in the order of their names.
+    """Return what is named as an image in `folder` (not below it), in the order of the names.
+
+    All but folders and hidden files: links that lead nowhere are for the reader to name.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -103,11 +104,19 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder")
-    paths = [Path(e.path) for e in os.scandir(folder) if e.is_file() and e.name[0] != "."]
-    paths = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+    paths = [Path(entry.path) for entry in os.scandir(folder) if entry.name[0] != "."]
+    paths = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not paths:
         raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
     return paths
+
+
+def passed_over(folder: str | Path) -> str:
+    """Return a line on a folder's files that are not named as images, "" where there are none."""
+    paths = [Path(entry.path) for entry in os.scandir(folder) if entry.name[0] != "."]
+    kinds = Counter(p.suffix.lower() or "without a suffix" for p in paths if p.is_file())
+    others = [f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind not in SUFFIXES]
+    return f"{folder}: not named as images, passed over: {', '.join(others)}" if others else ""
 
 
 def scene_name(path: Path, scale: int = 4) -> str:

@@ -82,7 +82,14 @@ class PixelStore:
 
 def _fingerprint(paths: list[Path]) -> list[list]:
     """Describe the photos so that a changed, added or removed one shows."""
-    return [[path.name, (s := path.stat()).st_size, s.st_mtime_ns] for path in paths]
+    fingerprint = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:  # a link that leads nowhere, or it has vanished since
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        fingerprint.append([path.name, stat.st_size, stat.st_mtime_ns])
+    return fingerprint
 
 
 def _read_header(file: Path) -> dict | None:

@@ -1,11 +1,13 @@
 """Open and save people's photos as they are: gray or colour, alpha, 8 or 16 bits, EXIF, profile.
 
 libvips does the work, which reads and writes photos of any size in little memory; what it leaves
-out, BMP and PPM, Pillow reads.
+out, BMP, PPM and others, Pillow reads as 8-bit RGB. What a file holds decides, not its name.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import struct
 import tempfile
 from pathlib import Path
@@ -18,9 +20,11 @@ from PIL import Image
 
 from common.files import require_free_space, written_whole
 from common.images import read_image
+from common.opened import exif_of, opened, orientation, require_file
 
 WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
-_BY_PILLOW = {".bmp", ".ppm", ".pgm"}
+# How files begin that libvips reads: PNG, JPEG, WebP, GIF and TIFFs. It would also draw an SVG.
+_BY_VIPS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LONGEST_SIDE = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # of the formats, in pixels
 _MOST_PIXELS = 2**28  # a photo of more is taken for an attack
 _PLAIN = ("srgb", "rgb", "rgb16", "scrgb", "b-w", "grey16", "multiband")  # needs no conversion
@@ -64,17 +68,22 @@ def open_photo(path: Path) -> Photo:
         ValueError: the file is missing, no photo, damaged, or of a kind that cannot be enlarged;
             the message names it.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    if path.suffix.lower() in _BY_PILLOW:
+    require_file(path)
+    with path.open("rb") as file:
+        is_by_vips = file.read(4).startswith(_BY_VIPS)
+    if not is_by_vips:
         return Photo(pyvips.Image.new_from_array(read_image(path)), None, Image.Exif(), 1)
+    exif, turned = _exif(path)
     try:
         # By way of a source: libvips would take "a[1].png" for a file name with options.
-        source = pyvips.Source.new_from_file(str(path))
+        source = pyvips.Source.new_from_file(os.fsencode(path))
         image = pyvips.Image.new_from_source(source, "", access="random", fail_on="error")
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels: too large to be trusted")
         image.crop(0, 0, 1, 1).avg()  # decodes all of it
+        if turned is not None:  # where libvips does not look: behind a PNG's pixels, in XMP
+            image = image.copy()
+            image.set_type(pyvips.GValue.gint_type, "orientation", turned)
         image = _common_format(image.autorot())
     except (pyvips.Error, ValueError) as error:
         reason = error.detail if isinstance(error, pyvips.Error) else str(error)
@@ -84,7 +93,7 @@ def open_photo(path: Path) -> Photo:
     if image.bands in (2, 4):
         image, alpha = image[: image.bands - 1], image[image.bands - 1]
     pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    return Photo(image, alpha, _exif(path), pages)
+    return Photo(image, alpha, exif, pages)
 
 
 def _common_format(image: pyvips.Image) -> pyvips.Image:
@@ -97,10 +106,12 @@ def _common_format(image: pyvips.Image) -> pyvips.Image:
     if image.format not in ("uchar", "ushort"):
         lowest, highest = image.min(), image.max()
     if image.format == "float":
+        if (image != image).max():  # which `max` passes over
+            raise ValueError("values that are no numbers, expected 0 to 1")
         if not 0 <= lowest <= highest <= 1:
             raise ValueError(f"float values from {lowest:g} to {highest:g}, expected 0 to 1")
     elif image.format not in _TOP:
-        if image.format == "double" or not 0 <= lowest <= highest <= 65535:
+        if image.format in ("double", "char") or not 0 <= lowest <= highest <= 65535:
             raise ValueError(
                 f"{image.format} values from {lowest:g} to {highest:g}, expected 16 bits"
             )
@@ -110,12 +121,13 @@ def _common_format(image: pyvips.Image) -> pyvips.Image:
     return image
 
 
-def _exif(path: Path) -> Image.Exif:
-    """Return what EXIF says about the photo, without its orientation, thumbnail and layout."""
-    exif = Image.Exif()
+def _exif(path: Path) -> tuple[Image.Exif, int | None]:
+    """Return EXIF without thumbnail and layout, and the orientation, None where it is not read."""
+    exif, turned = Image.Exif(), None
     try:
-        with Image.open(path) as image:
-            found = image.getexif()
+        with opened(path) as image:
+            turned = orientation(image)
+            found = exif_of(image)
             for tag in _DESCRIPTIVE & found.keys():
                 exif[tag] = found[tag]
             for directory in (_EXIF, _GPS):
@@ -124,10 +136,10 @@ def _exif(path: Path) -> Image.Exif:
                     exif.get_ifd(directory).update(tags)
         exif.tobytes()
     except Exception:  # Pillow raises nearly every kind; the photo itself was read
-        return Image.Exif()
+        return Image.Exif(), turned
     if exif:
         exif[_ORIENTATION] = 1
-    return exif
+    return exif, turned
 
 
 def refuse_size(path: Path, size: tuple[int, int]) -> None:
@@ -202,7 +214,10 @@ def save_photo(path: Path, pixels: np.ndarray, photo: Photo, scale: float, quali
         image = image.flatten(background=_TOP[final])
     for name in ("icc-profile-data", "xmp-data", "iptc-data"):
         if photo.colour.get_typeof(name):
-            image.set_type(pyvips.GValue.blob_type, name, photo.colour.get(name))
+            data = photo.colour.get(name)
+            if name == "xmp-data":  # the pixels are upright
+                data = re.sub(rb'(tiff:Orientation(?:="|>))[0-9]', rb"\g<1>1", data)
+            image.set_type(pyvips.GValue.blob_type, name, data)
     if photo.exif:
         image.set_type(pyvips.GValue.blob_type, "exif-data", photo.exif.tobytes())
         image.set_type(pyvips.GValue.gint_type, "orientation", 1)
@@ -215,7 +230,9 @@ def save_photo(path: Path, pixels: np.ndarray, photo: Photo, scale: float, quali
         options = {"compression": "deflate", "predictor": "horizontal", "bigtiff": _is_big(image)}
     with written_whole(path) as temporary:
         try:
-            image.write_to_target(pyvips.Target.new_to_file(str(temporary)), suffix, **options)
+            image.write_to_target(
+                pyvips.Target.new_to_file(os.fsencode(temporary)), suffix, **options
+            )
         except pyvips.Error as error:
             raise OSError(f"{path}: cannot be written ({' '.join(error.detail.split())})") from None
         if photo.exif and suffix in (".tif", ".tiff"):

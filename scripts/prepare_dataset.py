@@ -16,6 +16,7 @@ makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPE
 
 from __future__ import annotations
 
+import errno
 import sys
 import zlib
 from pathlib import Path
@@ -27,7 +28,7 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common.images import list_images, read_image, write_image
+from common.images import list_images, passed_over, read_image, write_image
 from common.pixel_store import in_processes
 from common.progress import progress_bar
 from common.resize import imresize
@@ -70,7 +71,8 @@ def prepare_dataset(
         overwrite: make pairs anew that are there already.
     Raises:
         FileNotFoundError, ValueError: there is no such folder, it holds no photos, two photos would
-            get the same name, none could be read, or the seed is below 0.
+            get the same name, photos would be overwritten, none could be read, or the seed is below
+            0.
     """
     if seed < 0:
         raise ValueError(f"the seed is {seed}, expected 0 or more")
@@ -80,6 +82,10 @@ def prepare_dataset(
         raise ValueError(f"{photos} holds photos of the same name, rename them: {', '.join(same)}")
     hr_folder = out / f"DIV2K_{split}_HR"
     lr_folder = out / f"DIV2K_{split}_LR_{degradation}" / f"X{SCALE}"
+    if photos.resolve() == lr_folder.resolve() or (
+        overwrite and photos.resolve() == hr_folder.resolve()
+    ):
+        raise ValueError(f"{photos} is where results are written, over the photos: choose another")
     jobs = [
         Job(
             path,
@@ -91,7 +97,7 @@ def prepare_dataset(
         )
         for path in paths
     ]
-    missing = [j for j in jobs if overwrite or not (j.hr_path.exists() and j.lr_path.exists())]
+    missing = [j for j in jobs if overwrite or not (_is_there(j.hr_path) and _is_there(j.lr_path))]
     problems = []
     name = f"preparing {hr_folder.name}"
     with progress_bar(total=len(missing), desc=name, unit="photo", disable=not missing) as bar:
@@ -101,7 +107,11 @@ def prepare_dataset(
     print(f"{hr_folder} and {lr_folder}: {len(jobs) - len(problems)} photos", end="")
     print(f", {len(jobs) - len(missing)} of them were there already")
     if problems:
-        print(f"{len(problems)} skipped:", *problems, sep="\n  ")
+        print(f"{len(problems)} skipped:", *problems, sep="\n  ", file=sys.stderr)
+    if others := passed_over(photos):
+        print(others, file=sys.stderr)
+    if folders := sorted(p.name for p in photos.iterdir() if p.is_dir() and p.name[0] != "."):
+        print(f"{photos}: folders in it are not looked into: {', '.join(folders)}", file=sys.stderr)
     if len(problems) == len(jobs):
         raise ValueError(f"none of the {len(jobs)} photos in {photos} could be used")
     return hr_folder, lr_folder
@@ -120,15 +130,28 @@ def _make_pair(job: Job) -> str | None:
     if min(h, w) == 0:
         return f"{photo}: {hr.shape[1]}x{hr.shape[0]} is smaller than {SCALE}x{SCALE}"
     hr = hr[:h, :w]
-    if not keep_hr:
-        write_image(job.hr_path, hr)
     if job.degradation == "realistic":
-        rng = np.random.default_rng([job.seed, zlib.crc32(job.photo.stem.encode())])
+        name = job.photo.stem.encode("utf-8", "surrogateescape")
+        rng = np.random.default_rng([job.seed, zlib.crc32(name)])
         lr = degrade(hr, rng)
     else:
         lr = imresize(hr, 1 / SCALE)
-    write_image(job.lr_path, lr)
+    try:
+        write_image(job.lr_path, lr)  # the longer name first: HR is not left without LR
+        if not keep_hr:
+            write_image(job.hr_path, hr)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+            raise
+        return f"{photo}: {job.lr_path.name} cannot be written ({error.strerror}): rename it"
     return None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # (before Python 3.12) the name is too long
+        return False
 
 
 if __name__ == "__main__":

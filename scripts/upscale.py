@@ -16,6 +16,7 @@ In a notebook:
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ if not __package__:
 import tyro
 
 from common.flags import command_line
-from common.images import SUFFIXES, image_size
+from common.images import SUFFIXES, image_size, passed_over
 from common.progress import progress_bar
 from scripts.models import GRID, Model, load_model
 from scripts.photos import (
@@ -78,7 +79,8 @@ def upscale(
     """Enlarge the photos and return how many could not be; each is named with the reason.
 
     Raises:
-        ValueError: an argument is out of range, an input is missing, or two have one result.
+        ValueError: an argument is out of range, an input is missing, two have one result, or a
+            result would take a photo's place.
     """
     if not 0 < scale <= _LARGEST_SCALE or samples < 0 or temperature < 0 or seed < 0:
         raise ValueError(
@@ -108,7 +110,8 @@ def upscale(
                     bar.write(f"{job.photo}: the first of {photo.pages} pages", file=sys.stderr)
             except (ValueError, OSError, MemoryError) as error:
                 failed += 1
-                bar.write(f"not enlarged: {error}", file=sys.stderr)
+                what = str(error).removeprefix(f"{job.photo}: ")
+                bar.write(f"not enlarged: {job.photo}: {what}", file=sys.stderr)
             bar.update(before + n_pixels - bar.n)
     print(f"{len(jobs) - failed} of {len(jobs)} photos enlarged: {out}")
     return failed
@@ -121,8 +124,7 @@ def _plan(inputs: tuple[Path, ...], out: Path, format: str, samples: int) -> lis
     named: list[tuple[Path, Path]] = []  # photo, and its path below `out`
     for path in inputs:
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
-            inside = [p for p in inside if p.is_file() and not _is_hidden(p.relative_to(path))]
+            inside = _photos_below(path)
             if out.resolve().is_relative_to(path.resolve()) and out.resolve() != path.resolve():
                 inside = [p for p in inside if not p.resolve().is_relative_to(out.resolve())]
             if not inside:
@@ -150,11 +152,50 @@ def _plan(inputs: tuple[Path, ...], out: Path, format: str, samples: int) -> lis
             base = out / place.with_name(place.name + suffix)
         if taken.setdefault(str(base).casefold(), photo) != photo:
             raise ValueError(f"{photo} and {taken[str(base).casefold()]} would both become {base}")
-        if base.resolve() == photo.resolve():
-            raise ValueError(f"{base} is the photo itself: name another folder (--out)")
         several = [base.with_name(f"{base.stem}_{i}{suffix}") for i in range(1, samples + 1)]
         jobs.append(Job(photo, several or [base]))
+    _keep_photos(jobs)
     return jobs
+
+
+def _photos_below(folder: Path) -> list[Path]:
+    """Return what is named as a photo in a folder and its subfolders; hidden ones are left out.
+
+    What is left out besides is said: other files, links to folders, folders that cannot be opened.
+    """
+
+    def say(what: object) -> None:
+        print(what, file=sys.stderr)
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=say):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for link in (Path(place, name) for name in folders if Path(place, name).is_symlink()):
+            say(f"{link}: not followed, this is a link to a folder: name it to enlarge its photos")
+        paths = [Path(place, name) for name in files if name[0] != "."]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+        if others := passed_over(place):
+            say(others)
+    return sorted(found)
+
+
+def _keep_photos(jobs: list[Job]) -> None:
+    """Raise `ValueError` when a result would take a photo's place."""
+    photos = {_identity(job.photo) for job in jobs} - {None}
+    for photo, results in jobs:
+        for path in results:
+            if (found := _identity(path)) in photos:
+                whose = "the photo itself" if found == _identity(photo) else "another of the photos"
+                raise ValueError(f"{path} is {whose}: name another folder (--out)")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from all others, also where names differ in their case alone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def enlarge(network: Model, job: Job, settings: Settings, done: Callable[[int], None]) -> Photo:
@@ -186,10 +227,6 @@ def enlarge(network: Model, job: Job, settings: Settings, done: Callable[[int], 
     for path, pixels in zip(job.results, images, strict=True):
         save_photo(path, pixels, photo, settings.scale, settings.quality)
     return photo
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _pixels(path: Path) -> int:

@@ -91,6 +91,14 @@ def test_truncated_file_is_named(tmp_path, suffix):
         read_image(tmp_path / f"a.{suffix}")
 
 
+def test_size_is_found_without_decoding_the_pixels(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    write_image(tmp_path / "a.png", noise)
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    assert image_size(tmp_path / "a.png") == (64, 48)
+
+
 def test_missing_file_and_folder_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.png: there is no such file"):
         read_image(tmp_path / "none.png")

@@ -46,9 +46,9 @@ def test_layout_names_and_values_are_div2ks(photos, tmp_path, processes, capsys)
     hr = read_image(pairs[0][1])
     np.testing.assert_array_equal(hr, read_image(photos / "cat 1.png")[:48, :68])
     np.testing.assert_array_equal(read_image(pairs[0][0]), matlab_imresize(hr, 1 / 4))
-    out = capsys.readouterr().out
-    assert "2 skipped" in out and "broken.png: cannot be read" in out
-    assert "tiny.png: 9x3 is smaller than 4x4" in out
+    said = capsys.readouterr().err
+    assert "2 skipped" in said and "broken.png: cannot be read" in said
+    assert "tiny.png: 9x3 is smaller than 4x4" in said
 
 
 def test_second_call_prepares_nothing_twice(photos, tmp_path, capsys):
@@ -114,6 +114,26 @@ def test_overwriting_makes_realistic_photos_anew_with_another_seed(photos, tmp_p
 def test_seed_below_zero_is_an_error(photos, tmp_path):
     with pytest.raises(ValueError, match="seed is -1, expected 0 or more"):
         prepare_dataset(photos, tmp_path / "out", degradation="realistic", seed=-1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no such names")
+@pytest.mark.parametrize("degradation", ["bicubic", "realistic"])
+def test_names_that_are_no_text_are_taken(tmp_path, degradation):
+    photo = read_image(SKIMAGE_DATA / "chelsea.png")[:8, :8]
+    write_image(tmp_path / "photos" / "\udcff.png", photo)
+    options = {"degradation": degradation, "processes": 0}
+    _, lr_folder = prepare_dataset(tmp_path / "photos", tmp_path / "out", **options)
+    assert [path.name for path in lr_folder.iterdir()] == ["\udcffx4.png"]
+
+
+def test_photos_are_not_overwritten_by_results(photos, tmp_path):
+    (photos / "broken.png").unlink()
+    folder = photos.rename(tmp_path / "DIV2K_train_HR")
+    before = _contents(folder)
+    with pytest.raises(ValueError, match="DIV2K_train_HR is where results are written"):
+        prepare_dataset(folder, tmp_path, overwrite=True)
+    prepare_dataset(folder, tmp_path, processes=0)
+    assert before.items() <= _contents(folder).items()
 
 
 def test_photos_of_the_same_name_are_an_error(photos, tmp_path):

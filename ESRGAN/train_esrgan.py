@@ -238,32 +238,30 @@ def train_esrgan(
                 lr, hr = to_device(next(stream), device)
 
                 # generator
-                discriminator.requires_grad_(False)
                 with autocast(device):
                     sr = generator(lr)
-                    losses = {"pixel": functional.l1_loss(sr, hr)}
-                    if gan:
+                    image = sr.detach().requires_grad_()  # where the losses' gradients meet
+                    losses = {"pixel": functional.l1_loss(image, hr)}
+                    if gan:  # the discriminator is the same in both turns, and so are its logits
+                        real, fake = discriminator(hr), discriminator(image)
+                        losses["gan"] = relativistic_loss(fake, real.detach())
+                        losses["discriminator"] = relativistic_loss(real, fake)
+                    if gan and vgg:
                         with torch.no_grad():
-                            real_logits = discriminator(hr)
-                            real_features = vgg(hr) if vgg else None
-                        losses["gan"] = relativistic_loss(discriminator(sr), real_logits)
-                        if vgg:
-                            losses["perceptual"] = functional.l1_loss(vgg(sr), real_features)
-                    loss = sum(weights[name] * value for name, value in losses.items())
+                            real_features = vgg(hr)
+                        losses["perceptual"] = functional.l1_loss(vgg(image), real_features)
+                    loss = sum(weights[name] * losses[name] for name in weights if name in losses)
+                loss.backward(inputs=[image], retain_graph=gan)
                 optimizer_g.zero_grad()
-                loss.backward()
+                sr.backward(image.grad)
                 average_gradients(generator)
                 optimizer_g.step()
                 update_ema(average, generator, ema_decay, step)
 
                 # discriminator
                 if gan:
-                    discriminator.requires_grad_(True)
-                    with autocast(device):
-                        real_logits, fake_logits = discriminator(hr), discriminator(sr.detach())
-                        losses["discriminator"] = relativistic_loss(real_logits, fake_logits)
                     optimizer_d.zero_grad()
-                    losses["discriminator"].backward()
+                    losses["discriminator"].backward(inputs=list(discriminator.parameters()))
                     average_gradients(discriminator)
                     optimizer_d.step()
 

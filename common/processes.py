@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 def rank() -> int:
@@ -65,7 +64,21 @@ def from_all(value: Any) -> list[Any]:
 
 def mean_of_all(value: torch.Tensor) -> torch.Tensor:
     """Return the mean of `value` over the processes; gradients pass."""
-    return all_reduce(value) / count() if count() > 1 else value
+    return _SumOfAll.apply(value) / count() if count() > 1 else value
+
+
+class _SumOfAll(torch.autograd.Function):
+    """The sum over the processes; what depends on it in any of them sends a gradient back."""
+
+    @staticmethod
+    def forward(context: Any, value: torch.Tensor) -> torch.Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _SumOfAll.forward(context, gradient)
 
 
 @torch.no_grad()

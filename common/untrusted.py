@@ -124,9 +124,3 @@ class _WithoutValues(TorchFunctionMode):
         if name == "eye":
             return torch.empty(args[0], args[0])
         return function(*args, **(kwargs or {}))
-
-
-def plain(text: object, most: int = 300) -> str:
-    """Return a text from outside, an error's for example, in one line a terminal can be shown."""
-    line = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else "?" for c in line[:most])

@@ -19,9 +19,10 @@ from torch import nn
 
 from common import checkpoint
 from common.device import choose_device
+from common.plain import plain
 from common.resize import resize
 from common.tiles import enlarge_in_bands
-from common.untrusted import built, plain
+from common.untrusted import built
 from CVAE.model import CVAE, OVERLAP, PATCH
 from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
 from ESRGAN.model import GeneratorRRDB, load_published

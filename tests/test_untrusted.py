@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from common import checkpoint
-from common.untrusted import built, plain, refuse_bombs, refuse_swollen
+from common.plain import plain
+from common.untrusted import built, refuse_bombs, refuse_swollen
 from common.vgg import VGG19Features
 from CycleGAN.model import ResidualGeneratorSR
 from ESRGAN.model import GeneratorRRDB, load_published, set_weights, to_published

@@ -57,6 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "silent":
             self.server.released.wait(20)
             return None
+        if fault == "slow":
+            self.server.released.wait(20)
         data = self.server.files[name]
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
         if fault == "ignore range":

@@ -242,6 +242,6 @@ def _checked_photos(zipped: zipfile.ZipFile, top: str) -> dict[str, zipfile.ZipI
 
 
 if __name__ == "__main__":
-    import tyro
+    from common.flags import command_line
 
-    print(*tyro.cli(download_div2k), sep="\n")
+    print(*command_line(download_div2k), sep="\n")

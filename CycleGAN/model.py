@@ -18,6 +18,7 @@ from common.resize import project, resize
 # output) by the learning rate at once: unscaled, the first steps throw the image far off, and the
 # network needs hundreds of steps to come back.
 _SCALE = 0.1
+_MOST_PROJECTIONS = 100  # a checkpoint that asks for more is taken for an attack
 
 
 class ResidualBlock(nn.Module):
@@ -121,6 +122,8 @@ class ResidualGeneratorSR(GeneratorSR):
         return torch.tensor(self.back_projections)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
+        if not 0 <= int(state) <= _MOST_PROJECTIONS:
+            raise ValueError(f"{int(state)} back-projections, expected 0 to {_MOST_PROJECTIONS}")
         self.back_projections = int(state)
 
 

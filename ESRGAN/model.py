@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from common.untrusted import built
+
 Weights = dict[str, torch.Tensor]
 
 
@@ -173,12 +175,18 @@ def load_published(state_dict: dict, conv_last: bool = True) -> GeneratorRRDB:
         if isinstance(state_dict.get(wrapper), dict):
             state_dict = state_dict[wrapper]
             break
-    public = {re.sub(r"^(module\.|generator\.)+", "", key): w for key, w in state_dict.items()}
-    blocks = [int(match[1]) for match in map(_PUBLIC_BLOCK.fullmatch, public) if match]
+    public = {
+        re.sub(r"^(module\.|generator\.)+", "", key): weight
+        for key, weight in state_dict.items()
+        if isinstance(key, str) and isinstance(weight, torch.Tensor)
+    }
+    blocks = {int(match[1]) for match in map(_PUBLIC_BLOCK.fullmatch, public) if match}
     if not blocks:
         some = ", ".join(list(public)[:3])
         raise ValueError(f"these are not the weights of an RRDB network: found keys like {some}")
-    n_blocks = max(blocks) + 1
+    n_blocks = len(blocks)
+    if max(blocks) != n_blocks - 1:
+        raise ValueError(f"found {n_blocks} blocks and one numbered {max(blocks)}")
     ours = {
         public_name.format(n_blocks=n_blocks): our_name
         for our_name, public_names in _PUBLIC_NAMES.items()
@@ -199,13 +207,19 @@ def load_published(state_dict: dict, conv_last: bool = True) -> GeneratorRRDB:
         raise ValueError("the first convolution or the first block is missing from these weights")
     if first.shape[1] != 3:
         raise ValueError(f"found {first.shape[1]} input channels, expected a 4x network on RGB, 3")
-    generator = GeneratorRRDB(n_blocks, len(first), len(dense), conv_last)
-    identity = {k: w for k, w in generator.state_dict().items() if _is_rrdb_conv_last(k)}
-    try:
+
+    def build() -> GeneratorRRDB:
+        generator = GeneratorRRDB(n_blocks, len(first), len(dense), conv_last)
+        identity = {k: w for k, w in generator.state_dict().items() if _is_rrdb_conv_last(k)}
         generator.load_state_dict(weights | identity)
+        return generator
+
+    try:
+        if not (first.numel() and dense.numel()):
+            raise RuntimeError("there are layers without values")
+        return built(build)
     except RuntimeError as error:
         raise ValueError(f"these weights do not fit a 4x RRDB network: {error}") from None
-    return generator
 
 
 def set_weights(generator: GeneratorRRDB, state_dict: dict) -> None:
@@ -219,7 +233,7 @@ def set_weights(generator: GeneratorRRDB, state_dict: dict) -> None:
         state_dict = load_published(state_dict, has_conv_last).state_dict()
     try:
         generator.load_state_dict(state_dict)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(f"these weights are of a network of another size: {error}") from None
 
 

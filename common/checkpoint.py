@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from common.files import written_whole
-
-_MOST_SWELL = 2**30  # bytes that a file's tensors may be larger than the file
+from common.untrusted import refuse_bombs, refuse_swollen
 
 
 def save(path: str | Path, content: dict[str, Any], previous: Path | None = None) -> None:
@@ -39,9 +38,10 @@ def load(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
+        refuse_bombs(path)
         _refuse_damage(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_swollen(content)
+        refuse_swollen(content, Path(path).stat().st_size)
     except Exception as error:  # torch raises many kinds on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if re.search(
@@ -56,25 +56,10 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def _refuse_damage(path: str | Path) -> None:
     """Raise ValueError where a checksum is wrong, which torch does not look at."""
-    if not zipfile.is_zipfile(path):
-        return  # torch's format before 1.6, or no checkpoint: torch tells
-    with zipfile.ZipFile(path) as zipped:
-        n_bytes = sum(member.file_size for member in zipped.infolist())
-        if n_bytes > Path(path).stat().st_size + _MOST_SWELL:
-            raise ValueError(f"it would swell to {n_bytes} bytes")
-        if damaged := zipped.testzip():
-            raise ValueError(f"the checksum of {damaged} is wrong")
-
-
-def _refuse_swollen(content: Any) -> None:
-    """Raise ValueError where a tensor is far larger than the numbers that were stored of it."""
-    if isinstance(content, torch.Tensor) and content.layout == torch.strided:
-        n_bytes = content.numel() * content.element_size()
-        if n_bytes > content.untyped_storage().nbytes() + _MOST_SWELL:
-            raise ValueError(f"a tensor of shape {tuple(content.shape)} would be {n_bytes} bytes")
-    elif isinstance(content, dict | list | tuple):
-        for part in content.values() if isinstance(content, dict) else content:
-            _refuse_swollen(part)
+    if zipfile.is_zipfile(path):  # torch's format before 1.6 has none
+        with zipfile.ZipFile(path) as zipped:
+            if damaged := zipped.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -9,12 +9,8 @@ Agustsson and Timofte, "NTIRE 2017 Challenge on Single Image Super-Resolution: D
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import stat
+import contextlib
 import sys
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,6 +18,7 @@ from typing import Literal
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.archives import unpack
 from common.download import (
     NETWORK_ERRORS,
     content_length,
@@ -31,8 +28,8 @@ from common.download import (
     retry,
     size_of,
 )
-from common.files import require_free_space
-from common.progress import progress_bar
+from common.files import locked, require_free_space
+from common.plain import plain
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BASE_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
@@ -92,7 +89,22 @@ def download_div2k(
         raise ValueError(f"DIV2K has no split {split!r} of track {track!r}, there are: {known}")
 
     root = REPOSITORY / Path(root).expanduser()
-    archives = {name: root / f"{name}.zip" for name in (hr, lr) if not _is_complete(root, name)}
+    names = [name for name in (hr, lr) if not _is_complete(root, name)]
+    with contextlib.ExitStack() as stack:
+        if names:
+            with contextlib.suppress(OSError, NotImplementedError):  # no lock can be had here
+                stack.enter_context(locked(root / "DIV2K", f"downloads DIV2K to {root}"))
+            _fetch(root, [name for name in names if not _is_complete(root, name)], base_url, pause)
+        _check_pairs(_folder(root, hr), _folder(root, lr), suffixes)
+        for name in names:
+            _archive(root, name).unlink(missing_ok=True)
+            part_of(_archive(root, name)).unlink(missing_ok=True)  # if the archive came by hand
+    return _folder(root, hr), _folder(root, lr)
+
+
+def _fetch(root: Path, names: list[str], base_url: str, pause: float) -> None:
+    """Download and unpack the archives `names`; they stay until the photos have been checked."""
+    archives = {name: _archive(root, name) for name in names}
     urls = {}
     for name, archive in archives.items():
         if not archive.exists():
@@ -112,18 +124,16 @@ def download_div2k(
         for name, url in urls.items():
             download(url, archives[name], ARCHIVES[name][0], sizes[name], pause)
     except NETWORK_ERRORS as error:
-        what = f"{type(error).__name__}: {error}"
+        what = plain(f"{type(error).__name__}: {error}")
         by_hand = "\n    ".join(urls[name] for name in urls if not archives[name].exists())
         raise ConnectionError(WAYS_ON.format(error=what, root=root, urls=by_hand)) from error
 
     for name, archive in archives.items():
-        _unpack(archive, _folder(root, name), ARCHIVES[name][1])
-    hr_folder, lr_folder = _folder(root, hr), _folder(root, lr)
-    _check_pairs(hr_folder, lr_folder, suffixes)
-    for archive in archives.values():
-        archive.unlink()
-        part_of(archive).unlink(missing_ok=True)  # when the archive came by hand in the end
-    return hr_folder, lr_folder
+        unpack(archive, _folder(root, name), ARCHIVES[name][1])
+
+
+def _archive(root: Path, name: str) -> Path:
+    return root / f"{name}.zip"
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -159,54 +169,7 @@ def _check_pairs(hr_folder: Path, lr_folder: Path, suffixes: list[str]) -> None:
         )
 
 
-def _unpack(archive: Path, folder: Path, n_images: int) -> None:
-    """Unpack the photos in `archive` to `folder`, which appears when all of them are there.
-
-    Raises `OSError` before anything is written when `archive` does not hold `n_images` photos, or
-    holds what no archive of DIV2K does: paths that lead elsewhere, links, photos that swell.
-    """
-    temporary = folder.with_name(f".{folder.name}.unpacking")
-    if temporary.exists():  # a killed process has left it
-        shutil.rmtree(temporary)
-    with zipfile.ZipFile(archive) as zipped:
-        photos = _checked_photos(zipped, archive.stem.removesuffix("_X4"))
-        n_bytes = sum(member.file_size for member in photos.values())
-        if len(photos) != n_images:
-            raise OSError(f"{archive} holds {len(photos)} images, expected {n_images}")
-        if n_bytes > 2 * size_of(archive):
-            raise OSError(f"{archive} would swell to {n_bytes} bytes, as no archive of PNGs does")
-        require_free_space(folder, n_bytes, f"to unpack {archive.name}")
-        try:
-            temporary.mkdir(parents=True)
-            bar = progress_bar(photos.items(), desc=f"unpack {archive.name}", unit="photo")
-            for name, member in bar:
-                with zipped.open(member) as source, (temporary / name).open("wb") as target:
-                    shutil.copyfileobj(source, target)
-                    target.flush()
-                    os.fsync(target.fileno())  # the archive is removed soon
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _checked_photos(zipped: zipfile.ZipFile, top: str) -> dict[str, zipfile.ZipInfo]:
-    """Return the photos in an archive by name; raise `OSError` unless all files are under `top`.
-
-    What macOS adds to archives (`__MACOSX/`) is passed over.
-    """
-    photos = {}
-    for member in zipped.infolist():
-        *folders, name = member.filename.split("/")
-        is_inside = folders[:1] in ([top], ["__MACOSX"]) and ".." not in [*folders, name]
-        is_plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-        if not is_inside or not is_plain or re.search(r"[\\:]", member.filename):
-            raise OSError(f"{zipped.filename} holds {member.filename!r}, expected {top}/*.png only")
-        if folders[:1] == [top] and re.fullmatch(r"[0-9][0-9a-z]*\.png", name):
-            photos[name] = member
-    return photos
-
-
 if __name__ == "__main__":
-    import tyro
+    from common.flags import command_line
 
-    print(*tyro.cli(download_div2k), sep="\n")
+    print(*command_line(download_div2k), sep="\n")

@@ -7,7 +7,6 @@ import http.client
 import ssl
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.progress import progress_bar
+from common.web import TooSlowError, length_of, open_url
 
 TIMEOUT = 20  # seconds without a byte after which a connection counts as broken
 ATTEMPTS = 6  # in a row without progress
@@ -54,8 +54,9 @@ def md5_of(path: Path) -> str:
 def retry(attempt: Callable[[], int], pause: float, progress: Callable[[], int] = lambda: 0) -> int:
     """Repeat `attempt` with growing pauses until it returns, and return what it returns.
 
-    Raises its network error after `ATTEMPTS` in a row in which `progress()` did not grow. Raises it
-    at once for an answer such as 404, and soon when nobody is there: who is offline is to know it.
+    Raises its network error after `ATTEMPTS` in a row in which `progress()` did not grow, or hardly
+    did. Raises it at once for an answer such as 404, and soon when nobody is there: who is offline
+    is to know it.
     """
     start = furthest = progress()
     failures = 0
@@ -66,7 +67,8 @@ def retry(attempt: Callable[[], int], pause: float, progress: Callable[[], int] 
             status = getattr(error, "code", None)
             if status and status < 500 and status not in (408, 429):
                 raise
-            failures = failures + 1 if progress() <= furthest else 1
+            is_stuck = isinstance(error, TooSlowError) or progress() <= furthest
+            failures = failures + 1 if is_stuck else 1
             furthest = max(furthest, progress())
             is_unreachable = isinstance(error, urllib.error.URLError) and not status
             if failures >= (2 if is_unreachable and furthest == start else ATTEMPTS):
@@ -77,9 +79,8 @@ def retry(attempt: Callable[[], int], pause: float, progress: Callable[[], int] 
 
 def content_length(url: str) -> int:
     """Return how many bytes `url` has, 0 when its server does not tell."""
-    request = urllib.request.Request(url, method="HEAD")
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        return int(response.headers.get("Content-Length", 0))
+    with open_url(url, TIMEOUT, method="HEAD") as response:
+        return length_of(response, 0)
 
 
 def download(url: str, archive: Path, md5: str, n_bytes: int, pause: float) -> None:
@@ -108,17 +109,21 @@ def _download_rest(url: str, part: Path, n_bytes: int) -> int:
     when the connection breaks, `OSError` when more than `n_bytes` (0: unknown) come.
     """
     start = size_of(part)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = open_url(url, TIMEOUT, {"Range": f"bytes={start}-"} if start else {})
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:  # nothing follows: the part is the whole
             return start
         raise
     if response.status != 206:  # the server sends all of it again
         start = 0
-    end = start + int(response.headers.get("Content-Length", n_bytes - start))
+    elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        response.close()
+        part.unlink(missing_ok=True)  # to be asked for from the first byte on
+        raise ConnectionError(f"{url} sent another part than the one from byte {start} on")
+    end = start + length_of(response, n_bytes - start)
     limit = n_bytes or MAX_BYTES
+    response.watched.left += 2 * max(0, limit - start)  # (twice: a body that comes in small chunks)
     with response, part.open("ab" if start else "wb") as file, _bar(part.stem, end, start) as bar:
         while block := response.read1(BLOCK):
             if file.tell() + len(block) > limit:

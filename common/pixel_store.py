@@ -10,12 +10,11 @@ height, width and offset), then each photo as (H, W, 3) uint8.
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import json
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.files import require_free_space, written_whole
+from common.files import locked, remove_leftovers, require_free_space, written_whole
 from common.images import image_size, list_images, read_image
 from common.progress import progress_bar
 
@@ -49,16 +48,18 @@ class PixelStore:
         self.paths = [folder / Path(path).name for path in paths]
         self.file = folder.with_name(folder.name + ".pixels")
         self._pixels: np.memmap | None = None
-        fingerprint = _fingerprint(photos := list_images(folder))
-        header = _read_header(self.file)
-        if header is None or header.get("fingerprint") != fingerprint:
+        photos = list_images(folder)
+        fingerprint = _fingerprint(photos)
+        self._header = _read_header(self.file, fingerprint)
+        if self._header is None:
             try:
-                _build(self.file, photos, fingerprint, n_processes)
+                _build_once(self.file, photos, fingerprint, n_processes)
             except OSError as error:
                 print(f"No pixel store for {folder}, photos are decoded each time: {error}")
-            header = _read_header(self.file)
-        if header is not None and header.get("fingerprint") == fingerprint:
-            places = dict(zip((path.name for path in photos), header["photos"], strict=True))
+            self._header = _read_header(self.file, fingerprint)
+        if self._header is not None:
+            header = json.loads(self._header)["photos"]
+            places = dict(zip((path.name for path in photos), header, strict=True))
             self.sizes = [tuple(places[path.name][:2]) for path in self.paths]
             self._offsets = [places[path.name][2] for path in self.paths]
         else:
@@ -72,9 +73,19 @@ class PixelStore:
         if self._offsets is None:
             return read_image(self.paths[i])
         if self._pixels is None:
-            self._pixels = np.memmap(self.file, mode="r")
+            self._pixels = self._map()
         (h, w), offset = self.sizes[i], self._offsets[i]
         return self._pixels[offset : offset + h * w * 3].reshape(h, w, 3)
+
+    def _map(self) -> np.memmap:
+        """Map the file; raise `OSError` where it is another one than this store was made of."""
+        pixels = np.memmap(self.file, mode="r")
+        if pixels[16 : 16 + len(self._header)].tobytes() != self._header:
+            raise OSError(
+                f"{self.file} was built anew while it was in use, so the photos beside it have "
+                "changed: start again (a training with --resume)"
+            )
+        return pixels
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_pixels": None}  # each process maps the file for itself
@@ -92,24 +103,39 @@ def _fingerprint(paths: list[Path]) -> list[list]:
     return fingerprint
 
 
-def _read_header(file: Path) -> dict | None:
+def _read_header(file: Path, fingerprint: list) -> bytes | None:
+    """Return the header of a whole store of these photos; None: the caller builds it."""
     try:
         with file.open("rb") as stream:
             if stream.read(8) != _MAGIC:
                 return None
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, file.stat().st_size)))
+            content = stream.read(min(length, file.stat().st_size))
+        header = json.loads(content)
         h, w, offset = header["photos"][-1]
-        return header if file.stat().st_size == offset + h * w * 3 else None
+        is_whole = file.stat().st_size == offset + h * w * 3
+        return content if is_whole and header["fingerprint"] == fingerprint else None
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # absent or damaged: the caller builds it
+        return None  # absent or damaged
+
+
+def _build_once(file: Path, paths: list[Path], fingerprint: list, n_processes: int | None) -> None:
+    """Build the store unless another process does it, or has done it, at the same time."""
+    with contextlib.ExitStack() as stack:
+        try:
+            what = f"decodes the photos of {paths[0].parent}"
+            stack.enter_context(locked(file, what))
+        except (OSError, NotImplementedError):  # no lock can be had here
+            remove_leftovers(file.parent, file.stem)
+        else:
+            remove_leftovers(file.parent, file.stem, older_than=0)
+            if _read_header(file, fingerprint) is not None:
+                return
+        _build(file, paths, fingerprint, n_processes)
 
 
 def _build(file: Path, paths: list[Path], fingerprint: list, n_processes: int | None) -> None:
     """Decode all photos into `file`, under a temporary name until it is complete."""
-    for leftover in file.parent.glob(f".{glob.escape(file.stem)}.*.tmp{file.suffix}"):
-        if time.time() - leftover.stat().st_mtime > 3600:  # of a killed process: gigabytes
-            leftover.unlink()
     sizes = [image_size(path) for path in paths]
     n_bytes = sum(h * w * 3 for h, w in sizes)
     require_free_space(

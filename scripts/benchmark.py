@@ -20,12 +20,12 @@ if not __package__:
 import numpy as np
 import skimage
 import torch
-import tyro
 from PIL import Image
 from torch.nn import functional
 
 from common.crops import PairedCrops
 from common.device import choose_device, describe
+from common.flags import command_line
 from common.images import list_pairs, read_image, to_tensor, write_image
 from common.progress import progress_bar
 from common.resize import imresize
@@ -179,4 +179,4 @@ def _large_photo(name: str, seed: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"data": data, "train": train, "tiles": tiles})
+    command_line({"data": data, "train": train, "tiles": tiles})

@@ -16,9 +16,9 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import skimage
-import tyro
 
-from common.flags import comments_as_help
+from common.files import remove_leftovers
+from common.flags import command_line
 from common.images import read_image, write_image
 from scripts.prepare_dataset import prepare_dataset
 
@@ -62,6 +62,7 @@ def builtin_photos(
     folders: list[Path] = []
     for split, names in (("train", TRAIN), ("valid", VALID)):
         photos = out / "photos" / split
+        remove_leftovers(photos)
         for name in names:
             path = photos / Path(name).with_suffix(".png").name
             if not path.exists():
@@ -72,4 +73,4 @@ def builtin_photos(
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(builtin_photos))
+    command_line(builtin_photos)

@@ -33,6 +33,7 @@ from common.progress import progress_bar
 from common.resize import imresize
 from scripts.evaluate import titles
 from scripts.models import load_model
+from scripts.outputs import refuse_to_replace
 
 _COLOURS = ("#e6194b", "#0072b2", "#2ca02c", "#e69f00")  # of the crops' frames
 _IN_A_LINE = 6  # pictures, at most, before another line begins
@@ -76,8 +77,7 @@ def compare(
         )
     if out.suffix not in _PICTURES:
         raise ValueError(f"{out}: expected a name that ends in {', '.join(_PICTURES)}")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} is there already: name another (--out), or --overwrite")
+    refuse_to_replace([out], [photo, *models], overwrite)
     pixels = read_image(photo)
     h, w = (size // 4 * 4 for size in pixels.shape[:2])
     hr = None if is_lr else pixels[:h, :w]

@@ -25,10 +25,9 @@ if not __package__:
 
 import numpy as np
 import torch
-import tyro
 
 from common.device import choose_device, describe
-from common.flags import comments_as_help
+from common.flags import command_line
 from common.images import read_image, to_tensor, to_uint8
 from common.metrics import lr_psnr, psnr_ssim_y
 from common.pictures import busiest_crop, grid
@@ -122,7 +121,10 @@ def cyclegan_evidence(
 
     Raises:
         ValueError: `out` holds runs with other settings, or two test folders have one name.
+        FileExistsError: `out` holds files of something else.
     """
+    if not (tracks and seeds):
+        raise ValueError(f"tracks {tracks}, seeds {seeds}: expected one of each or more")
     where = choose_device(device)
     photos, tests = choose_photos(photos, test)
     sizes = {"n_features": n_features, "lr_size": lr_size, "hr_size": 4 * lr_size}
@@ -275,4 +277,4 @@ def _picture(
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(cyclegan_evidence))
+    command_line(cyclegan_evidence)

@@ -38,6 +38,7 @@ from common.progress import progress_bar
 from common.resize import detail, imresize
 from scripts.lpips import load_lpips
 from scripts.models import Model, load_model
+from scripts.outputs import refuse_to_replace
 
 FIGURES = {  # title and digits in the table
     "psnr_y": ("PSNR-Y", 2),
@@ -74,6 +75,7 @@ def evaluate(
     csv: Path | None = None,  # write each photo's figures
     json: Path | None = None,  # write the means, and each photo's figures
     markdown: Path | None = None,  # write the table
+    overwrite: bool = False,  # replace such files that are there already
     device: str = "cuda",  # without a GPU the CPU is taken
 ) -> list[dict[str, Any]]:
     """Print the table, write the files, and return a dict for each model.
@@ -88,6 +90,7 @@ def evaluate(
 
     Raises:
         ValueError: a checkpoint or photo cannot be read, or LR and HR do not belong together.
+        FileExistsError: a file to be written is there already.
     """
     if not models or n_samples < 0 or n_samples == 1 or batch_pixels < 1:
         raise ValueError(
@@ -96,6 +99,8 @@ def evaluate(
         )
     where = choose_device(device)
     pairs = [(None, path) for path in list_images(hr)] if lr is None else pair_by_name(lr, hr)
+    read = [path for pair in pairs for path in pair if path]
+    refuse_to_replace([csv, json, markdown], [*models, *read], overwrite)
     sizes = [_lr_size(*pair) for pair in pairs]
     networks = [load_model(name, where) for name in models]
     for network in networks:

@@ -22,6 +22,7 @@ from common.images import list_pairs, write_image
 from common.log import write_log
 from common.pixel_store import in_processes
 from common.progress import progress_bar
+from scripts.outputs import refuse_foreign_folder
 from scripts.prepare_dataset import prepare_dataset
 
 
@@ -40,11 +41,17 @@ class Run(NamedTuple):
 
 
 def refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Note the settings in `out`, or raise ValueError where others stand: runs would be mixed."""
+    """Note the settings in `out`, or raise ValueError where others stand: runs would be mixed.
+
+    Raises:
+        FileExistsError: `out` holds files that are not of such runs.
+    """
     file = out / "settings.json"
+    refuse_foreign_folder(out, file.name)
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [f"{k} {before[k]} -> {v}" for k, v in settings.items() if before[k] != v]
+        named = {k: before.get(k) for k in settings}
+        changed = [f"{k} {named[k]} -> {v}" for k, v in settings.items() if named[k] != v]
         if changed:
             raise ValueError(
                 f"{out} holds runs with other settings ({'; '.join(changed)}): take another out "

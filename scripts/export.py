@@ -32,6 +32,7 @@ from common.flags import command_line
 from CVAE.model import CVAE
 from ESRGAN.model import GeneratorRRDB, to_published
 from scripts.models import Model, load_model
+from scripts.outputs import refuse_to_replace
 from SRVAE.model import SRVAE
 
 _TOLERANCE = 1e-4  # of values in [0, 1], between torch and onnxruntime
@@ -54,8 +55,7 @@ def export(
     writers = {".pth": checkpoint.save, ".safetensors": _save_safetensors, ".onnx": None}
     if out.suffix not in writers:
         raise ValueError(f"{out}: expected a name that ends in {', '.join(writers)}")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} is there already: name another file, or --overwrite")
+    refuse_to_replace([out], [model], overwrite)
     loaded = load_model(model, "cpu")
     if out.suffix == ".onnx":
         if published:

@@ -79,6 +79,7 @@ def gallery(
 
     Raises:
         ValueError: `out` holds runs with other settings, or two test folders have one name.
+        FileExistsError: `out` holds files of something else.
     """
     where = choose_device(device)
     if photos is None and not test:
@@ -108,6 +109,7 @@ def gallery(
             lr=lr_path.parent,
             **files,
             markdown=markdown,
+            overwrite=True,
             device=where.type,
         )
         picture = out / f"{name}.png"

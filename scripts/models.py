@@ -19,8 +19,10 @@ from torch import nn
 
 from common import checkpoint
 from common.device import choose_device
+from common.plain import plain
 from common.resize import resize
 from common.tiles import enlarge_in_bands
+from common.untrusted import built
 from CVAE.model import CVAE, OVERLAP, PATCH
 from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
 from ESRGAN.model import GeneratorRRDB, load_published
@@ -36,6 +38,9 @@ TILE = 240
 # By which tiles see more than their own. Half of it is context, in the other half they are blended.
 MARGINS = {"bicubic": 24, "CycleGAN": 24, "ESRGAN": 48, "SRVAE": 24, "CVAE": 72}
 assert GRID % STRIDE == 0
+# Features, numbers of z, blocks: a file that asks for more is taken for an attack.
+_WIDEST = 4096
+_DEEPEST = 256
 
 
 class Bicubic(nn.Module):
@@ -169,41 +174,58 @@ def _load_weights(path: Path) -> dict:
 
 def _recognise(path: Path, weights: dict) -> tuple[str, nn.Module]:
     """Return name and network; `load_state_dict` checks every name and shape."""
-
-    def size(name: str, dim: int = 0) -> int:
-        return weights[name].shape[dim]
-
-    def count(part: str) -> int:
-        return sum(name.endswith(part) for name in weights)
-
     if "at" in weights and "config" in weights:
         raise ValueError(
             f"{path} is what a run resumes from: take one of the .pth files beside it, as "
             "generator.pth, G_LR2HR.pth, cvae.pth or srvae.pth"
         )
-    projections = 0 if "unprojected" in weights else 2
     try:
-        if "fc_mu.weight" in weights:
-            sizes = size("enc_conv1.0.weight"), size("fc_mu.weight")
-            name, network = "CVAE", CVAE(*sizes, projections)
-        elif "decoder.0.scale.weight" in weights:
-            sizes = size("conv_first.weight"), size("to_mu.weight"), count(".scale.weight")
-            name, network = "SRVAE", SRVAE(*sizes, projections)
-        elif "up1.0.weight" in weights and "conv_out.weight" in weights:
-            kind = ResidualGeneratorSR if "_extra_state" in weights else GeneratorSR
-            name, network = "CycleGAN", kind(size("conv1.0.weight"), count("conv2.weight"))
-        elif "body.0.dense_blocks.0.conv1.weight" in weights:
-            sizes = size("conv_first.weight"), size("body.0.dense_blocks.0.conv1.weight")
-            n_blocks = count("dense_blocks.0.conv1.weight")
-            has_conv_last = "body.0.conv_last.weight" in weights
-            name, network = "ESRGAN", GeneratorRRDB(n_blocks, *sizes, has_conv_last)
-        else:
-            return "ESRGAN", load_published(weights, conv_last=False)
-        network.load_state_dict(weights)
-    except (KeyError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        name, network = _network_of(weights)
+    except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
+        reason = plain(str(error).partition("\n")[0])
         raise ValueError(f"{path} holds no network that enlarges images: {reason}") from error
+    tensors = (value for value in network.state_dict().values() if torch.is_tensor(value))
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise ValueError(f"{path} holds weights that are not finite: its training has failed")
     return name, network
+
+
+def _network_of(weights: dict) -> tuple[str, nn.Module]:
+    def size(name: str) -> int:
+        return within(weights[name].shape[0], _WIDEST)
+
+    def count(part: str) -> int:
+        return within(sum(name.endswith(part) for name in weights), _DEEPEST)
+
+    def within(found: int, most: int) -> int:
+        if not 1 <= found <= most:
+            raise ValueError(f"it would have a size of {found}, expected 1 to {most}")
+        return found
+
+    def network(kind: type[nn.Module], *sizes: int) -> nn.Module:
+        def build() -> nn.Module:
+            module = kind(*sizes)
+            module.load_state_dict(weights)
+            return module
+
+        return built(build)
+
+    projections = 0 if "unprojected" in weights else 2
+    if "fc_mu.weight" in weights:
+        sizes = size("enc_conv1.0.weight"), size("fc_mu.weight")
+        return "CVAE", network(CVAE, *sizes, projections)
+    if "decoder.0.scale.weight" in weights:
+        sizes = size("conv_first.weight"), size("to_mu.weight"), count(".scale.weight")
+        return "SRVAE", network(SRVAE, *sizes, projections)
+    if "up1.0.weight" in weights and "conv_out.weight" in weights:
+        kind = ResidualGeneratorSR if "_extra_state" in weights else GeneratorSR
+        return "CycleGAN", network(kind, size("conv1.0.weight"), count("conv2.weight"))
+    if "body.0.dense_blocks.0.conv1.weight" in weights:
+        sizes = size("conv_first.weight"), size("body.0.dense_blocks.0.conv1.weight")
+        n_blocks = count("dense_blocks.0.conv1.weight")
+        has_conv_last = "body.0.conv_last.weight" in weights
+        return "ESRGAN", network(GeneratorRRDB, n_blocks, *sizes, has_conv_last)
+    return "ESRGAN", load_published(weights, conv_last=False)
 
 
 def _part(noise: torch.Tensor, place: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:

@@ -16,6 +16,7 @@ makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPE
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
 import zlib
@@ -28,6 +29,8 @@ if not __package__:
 import numpy as np
 import tyro
 
+from common.files import locked, remove_leftovers
+from common.flags import command_line
 from common.images import list_images, passed_over, read_image, write_image
 from common.pixel_store import in_processes
 from common.progress import progress_bar
@@ -97,10 +100,20 @@ def prepare_dataset(
         )
         for path in paths
     ]
-    missing = [j for j in jobs if overwrite or not (_is_there(j.hr_path) and _is_there(j.lr_path))]
-    problems = []
-    name = f"preparing {hr_folder.name}"
-    with progress_bar(total=len(missing), desc=name, unit="photo", disable=not missing) as bar:
+    with contextlib.ExitStack() as stack:
+        age = 0.0
+        try:
+            stack.enter_context(locked(out / f"DIV2K_{split}", f"prepares {hr_folder}"))
+        except (OSError, NotImplementedError):  # no lock can be had here
+            age = 3600.0
+        for folder in (hr_folder, lr_folder):
+            remove_leftovers(folder, older_than=age)
+        missing = [
+            j for j in jobs if overwrite or not (_is_there(j.hr_path) and _is_there(j.lr_path))
+        ]
+        problems = []
+        options = {"desc": f"preparing {hr_folder.name}", "unit": "photo", "disable": not missing}
+        bar = stack.enter_context(progress_bar(total=len(missing), **options))
         for problem in in_processes(_make_pair, missing, processes):
             bar.update()
             problems += [problem] if problem else []
@@ -120,7 +133,9 @@ def prepare_dataset(
 def _make_pair(job: Job) -> str | None:
     """Write what is missing of one pair; return what is wrong with the photo, None for nothing."""
     # An HR photo that is there stays: other LR folders belong to it, and its pixel store.
-    keep_hr = job.hr_path.exists() and not job.overwrite
+    # So does one that is the photo itself, where OUT is laid out already.
+    there = _is_there(job.hr_path)
+    keep_hr = there and (not job.overwrite or job.hr_path.samefile(job.photo))
     photo = job.hr_path if keep_hr else job.photo
     try:
         hr = read_image(photo)
@@ -137,12 +152,15 @@ def _make_pair(job: Job) -> str | None:
     else:
         lr = imresize(hr, 1 / SCALE)
     try:
-        write_image(job.lr_path, lr)  # the longer name first: HR is not left without LR
         if not keep_hr:
+            job.lr_path.unlink(missing_ok=True)  # of another HR photo, should this be interrupted
             write_image(job.hr_path, hr)
+        write_image(job.lr_path, lr)
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
             raise
+        if not keep_hr and _is_there(job.hr_path):  # the shorter name, and without LR no use
+            job.hr_path.unlink()
         return f"{photo}: {job.lr_path.name} cannot be written ({error.strerror}): rename it"
     return None
 
@@ -155,4 +173,4 @@ def _is_there(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    tyro.cli(prepare_dataset)
+    command_line(prepare_dataset)

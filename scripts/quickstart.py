@@ -20,12 +20,11 @@ if not __package__:
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image, ImageDraw
 
 from common import checkpoint
 from common.device import choose_device
-from common.flags import comments_as_help
+from common.flags import command_line
 from common.images import list_pairs, read_image, to_tensor, to_uint8, write_image
 from common.metrics import psnr_ssim_y
 from common.pictures import busiest_crop, enlarge, grid
@@ -34,6 +33,7 @@ from common.vgg import cached_weights
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.builtin_photos import builtin_photos
+from scripts.outputs import refuse_foreign_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = {"n_blocks": 2, "n_features": 24, "growth": 12}
@@ -49,7 +49,12 @@ def quickstart(
     steps_per_epoch: int = 100,
     device: str = "cuda",  # without a GPU the CPU is taken
 ) -> Path:
-    """Prepare the built-in photos, train both stages, measure; return the folder of the run."""
+    """Prepare the built-in photos, train both stages, measure; return the folder of the run.
+
+    Raises:
+        FileExistsError: `out_dir` holds files that are not of such a run.
+    """
+    refuse_foreign_folder(out_dir, "config.json")
     began = time.perf_counter()
     where = choose_device(device)
     lr_folder, hr_folder, valid_lr_folder, valid_hr_folder = builtin_photos(out=data_dir)
@@ -157,4 +162,4 @@ def table(scores: dict[str, dict[str, tuple[float, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(quickstart))
+    command_line(quickstart)

@@ -18,14 +18,15 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common.flags import comments_as_help
-from common.images import read_image, to_tensor, to_uint8, write_image
+from common.flags import command_line
+from common.images import SUFFIXES, read_image, to_tensor, to_uint8, write_image
 from common.pictures import busiest_crop, grid
 from common.progress import progress_bar
 from common.resize import imresize
 from common.validation import Photo, sample_row
 from CVAE.model import CVAE
 from scripts.models import load_model
+from scripts.outputs import refuse_to_replace
 from SRVAE.model import SRVAE
 
 _STRENGTH = 10  # of the drawn standard deviation
@@ -41,6 +42,7 @@ def samples(
     seed: int = 0,  # the same seed gives the same samples
     crop: int = 192,  # HR pixels, a multiple of 4
     out: Path = Path("samples.png"),  # the picture
+    overwrite: bool = False,  # replace a picture that is there already
     device: str = "cuda",  # without a GPU the CPU is taken
 ) -> Path:
     """Write the picture and return its path.
@@ -54,8 +56,9 @@ def samples(
             f"{len(photos)} photos, n {n}, crop {crop}: expected one photo or more, n 1 or more, "
             "crop a multiple of 4, 16 or more"
         )
-    if out.exists():
-        raise FileExistsError(f"{out} is there already: name another file (--out), or delete it")
+    if out.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{out}: expected a name that ends in {', '.join(sorted(SUFFIXES))}")
+    refuse_to_replace([out], [*photos, model], overwrite)
     loaded = load_model(model, device)
     if not loaded.has_samples:
         raise ValueError(f"{model} is of {loaded.name}, which has one answer: expected a VAE's")
@@ -105,4 +108,4 @@ def row_of_samples(
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(samples))
+    command_line(samples)

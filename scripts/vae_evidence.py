@@ -23,11 +23,10 @@ if not __package__:
 
 import numpy as np
 import torch
-import tyro
 
 from common import checkpoint
 from common.device import choose_device, describe
-from common.flags import comments_as_help
+from common.flags import command_line
 from common.folders import Pairs, training_and_validation_pairs
 from common.images import read_image, to_tensor
 from common.latent_figures import deviations, latent_figures
@@ -111,10 +110,14 @@ def vae_evidence(
 
     Raises:
         ValueError: `out` holds runs with other settings, or two test folders have one name.
+        FileExistsError: `out` holds files of something else.
     """
     where = choose_device(device)
-    if min(n_samples, n_patches) < 2:
-        raise ValueError(f"n_samples {n_samples}, n_patches {n_patches}: expected 2 or more")
+    if min(n_samples, n_patches) < 2 or not seeds:
+        raise ValueError(
+            f"n_samples {n_samples}, n_patches {n_patches}, seeds {seeds}: expected 2 samples and "
+            "patches or more, one seed or more"
+        )
     photos, tests = choose_photos(photos, test)
     settings = {"n_features": n_features, "batch_size": batch_size, "n_epochs": n_epochs}
     settings |= {"steps_per_epoch": steps_per_epoch, "n_valid": n_valid}
@@ -300,4 +303,4 @@ def _picture(runs: list[Run], tests: dict[str, Pairs], device: torch.device) -> 
 
 
 if __name__ == "__main__":
-    tyro.cli(comments_as_help(vae_evidence))
+    command_line(vae_evidence)

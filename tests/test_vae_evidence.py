@@ -72,7 +72,7 @@ def test_picture_of_samples(small_cvae, large_dataset, tmp_path, capsys):
     # LR, bicubic, mean, two samples, deviation, HR of two photos; and gaps.
     assert 7 * 64 < picture.shape[1] < 8 * 75 and picture.shape[0] > 2 * 64
     assert str(tmp_path / "s.png") in capsys.readouterr().out
-    with pytest.raises(FileExistsError, match="--out"):
+    with pytest.raises(FileExistsError, match="--overwrite"):
         samples.samples(photos, **settings)
     settings |= {"out": tmp_path / "t.png"}
     for change in ({"n": 0}, {"crop": 30}):

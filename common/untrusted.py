@@ -1,0 +1,126 @@
+"""Files of weights from anywhere: what would fill the memory is refused before it does.
+
+torch's `weights_only` sees to it that nothing in them is executed (of an old .tar file that is true
+from torch 2.6 on; here it is refused with any). These checks see to it that a small file cannot ask
+for much memory, or for a network that takes hours to build.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+# What a pickle of tensors and plain values names. torch also allows what makes memory out of a
+# number: bytearray, torch.Tensor, sparse tensors.
+_NAMED = re.compile(
+    r"collections OrderedDict|_codecs encode|torch\._utils _rebuild_(tensor_v2|parameter)"
+    r"|torch (\w+Storage|Size|device|b?float\w*|u?int\d+|bool)|torch\.storage \w+Storage"
+)
+
+_MOST_SHARED = 8  # names for the same values, on average: a best network may be the newest as well
+
+
+def refuse_bombs(path: str | Path) -> None:
+    """Look into a .pth file without loading it.
+
+    Raises:
+        ValueError, zipfile.BadZipFile: it is of a kind that runs code, would unpack to more than it
+            holds, or is damaged.
+    """
+    path = Path(path)
+    with path.open("rb") as stream:
+        is_zip = stream.read(4) == b"PK\3\4"  # as torch decides, whatever may follow
+    if is_zip:
+        with zipfile.ZipFile(path) as zipped:
+            members = zipped.infolist()
+            if any(member.filename.endswith("/constants.pkl") for member in members):
+                raise ValueError("it is a TorchScript program, expected a state_dict")
+            if (
+                any(member.compress_type != zipfile.ZIP_STORED for member in members)
+                or sum(member.file_size for member in members) > path.stat().st_size
+            ):
+                raise ValueError("it would unpack to more than it holds, as torch.save's never do")
+            for member in members:
+                if member.filename.endswith("/data.pkl"):
+                    with zipped.open(member) as stream:
+                        _refuse_names(stream, 1)
+    elif path.stat().st_size and tarfile.is_tarfile(path):
+        raise ValueError("it is of torch's .tar format from before 2017, in which code can hide")
+    else:
+        with path.open("rb") as stream:
+            _refuse_names(stream, 5)  # magic number, protocol, system, content, keys
+
+
+def _refuse_names(stream: BinaryIO, n_pickles: int) -> None:
+    for _ in range(n_pickles):
+        for opcode, argument, _place in pickletools.genops(stream):
+            if opcode.name == "STACK_GLOBAL" or (
+                opcode.name in ("GLOBAL", "INST") and not _NAMED.fullmatch(argument)
+            ):
+                raise ValueError(
+                    f"it names {argument or 'functions'}, none of which was executed; expected "
+                    "tensors and plain values"
+                )
+
+
+def refuse_swollen(content: Any, n_bytes: int) -> None:
+    """Check the tensors in what a file of `n_bytes` was loaded to.
+
+    Raises:
+        ValueError: one has no values of its own (sparse, on "meta"), or together they have many
+            times what the file can hold: they share their values, or these were never in it.
+    """
+    found = 0
+    for tensor in _tensors(content):
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+            raise ValueError(f"it holds a tensor of layout {tensor.layout} on {tensor.device}")
+        found += tensor.numel() * tensor.element_size()
+    if found > _MOST_SHARED * n_bytes:
+        raise ValueError(f"its tensors declare {found} bytes, and the file has {n_bytes}")
+
+
+def _tensors(content: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in nested dicts, lists and tuples, of each container once."""
+    seen, waiting = set(), [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+
+
+def built(build: Callable[[], nn.Module]) -> nn.Module:
+    """Return what `build` does, which makes a network and loads weights into it.
+
+    It is called twice: first on the device "meta", where shapes are compared but take no memory.
+    """
+    with torch.device("meta"), _WithoutValues(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that nothing is copied
+        build()
+    return build()
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leaves initial values out: on "meta" there are none, and torch imports much to make them."""
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        if name == "eye":
+            return torch.empty(args[0], args[0])
+        return function(*args, **(kwargs or {}))

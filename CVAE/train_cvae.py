@@ -102,6 +102,7 @@ def train_cvae(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights, crops and z, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
@@ -145,10 +146,12 @@ def train_cvae(
 
     # models
     torch.manual_seed(seed)
-    model = place(CVAE(n_features, n_latent, projections), device)
-    q_network = place(Recognition(n_features, n_latent), device) if recognition else None
+    model = place(CVAE(n_features, n_latent, projections), device, compile)
+    q_network = place(Recognition(n_features, n_latent), device, compile) if recognition else None
     trained = torch.nn.ModuleList(network for network in (model, q_network) if network)
     average = copy.deepcopy(trained).requires_grad_(False).eval()
+    both = (model.encode, model.decode)
+    encode, decode = (torch.compile(part) if compile else part for part in both)
     kept, *kept_q = average  # what is validated and saved
 
     # optimisers
@@ -195,10 +198,10 @@ def train_cvae(
 
                 # generator
                 with autocast(device):
-                    mu, logvar, skips = model.encode(lr)
+                    mu, logvar, skips = encode(lr)
                     p = mu, logvar
                     q = q_network(hr, lr) if q_network else p
-                    sr = model.decode(model.reparameterize(*q), skips)
+                    sr = decode(model.reparameterize(*q), skips)
                 sr = project(sr.float(), lr, projections)
                 losses = {"reconstruction": errors[reconstruction](sr, hr)}
                 if q_network:

@@ -84,6 +84,7 @@ def train_esrgan(
     n_features: int = 64,  # channels (paper)
     growth: int = 32,  # channels that each convolution in a dense block adds (paper)
     rrdb_conv_last: bool = True,  # a convolution at the end of each RRDB (not in the paper)
+    gradient_checkpointing: bool = False,  # what is inside RRDBs is computed twice, not kept
     discriminator_features: int = 64,  # channels of its first layers (authors' code)
     start_from: Path | None = None,  # generator .pth to begin with, ours or a published one
     # loss of the GAN stage; the PSNR stage has L1 alone
@@ -108,6 +109,7 @@ def train_esrgan(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and crops, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
@@ -146,7 +148,7 @@ def train_esrgan(
     run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
     use_vgg = perceptual_weight > 0 and n_epochs_gan > 0
-    vgg = place(VGG19Features(vgg_weights), device) if use_vgg else None
+    vgg = place(VGG19Features(vgg_weights), device, compile) if use_vgg else None
 
     # data
     crops, validation = crops_and_validation(
@@ -160,12 +162,13 @@ def train_esrgan(
     # models
     torch.manual_seed(seed)
     generator = GeneratorRRDB(n_blocks, n_features, growth, rrdb_conv_last)
+    generator.checkpointing = gradient_checkpointing
     if start_from is not None:
         set_weights(generator, checkpoint.load(start_from))
-    generator = place(generator, device)
+    generator = place(generator, device, compile)
     average = copy.deepcopy(generator).requires_grad_(False)
     kept = copy.deepcopy(average)  # what is validated and saved
-    discriminator = place(Discriminator(patch_size, discriminator_features), device)
+    discriminator = place(Discriminator(patch_size, discriminator_features), device, compile)
 
     # optimisers
     def adam(network: torch.nn.Module) -> torch.optim.Adam:

@@ -104,6 +104,7 @@ def train_srvae(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights, crops and z, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
@@ -145,10 +146,12 @@ def train_srvae(
 
     # models
     torch.manual_seed(seed)
-    model = place(SRVAE(n_features, n_latent, n_blocks, projections), device)
-    q_network = place(Recognition(n_features, n_latent), device)
+    model = place(SRVAE(n_features, n_latent, n_blocks, projections), device, compile)
+    q_network = place(Recognition(n_features, n_latent), device, compile)
     trained = torch.nn.ModuleList((model, q_network))
     average = copy.deepcopy(trained).requires_grad_(False).eval()
+    both = (model.encode, model.decode)
+    encode, decode = (torch.compile(part) if compile else part for part in both)
     kept, kept_q = average  # what is validated and saved
 
     # optimisers
@@ -195,10 +198,10 @@ def train_srvae(
 
                 # generator
                 with autocast(device):
-                    mu, logvar, features = model.encode(lr)
+                    mu, logvar, features = encode(lr)
                     p = mu, logvar
                     q = q_network(hr, lr)
-                    sr = model.decode(model.reparameterize(*q), features)
+                    sr = decode(model.reparameterize(*q), features)
                 sr = project(sr.float(), lr, projections)
                 losses = {"reconstruction": functional.l1_loss(sr, hr)}
                 losses["kl_q"], losses["kl"] = kl_terms(q, p, free_nats)

@@ -63,8 +63,15 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def place(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Move `network` to `device`, in channels_last layout on CUDA."""
+def place(network: torch.nn.Module, device: torch.device, compile: bool = False) -> torch.nn.Module:
+    """Move `network` to `device`, in channels_last layout on CUDA.
+
+    Args:
+        compile: torch.compile it at the first call; a copy of it is not compiled, nor is `forward`.
+    """
     processes.share_batch_norm(network)
     layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    return network.to(device=device, memory_format=layout)
+    network = network.to(device=device, memory_format=layout)
+    if compile:
+        network.compile()
+    return network

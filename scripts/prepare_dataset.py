@@ -133,9 +133,7 @@ def prepare_dataset(
 def _make_pair(job: Job) -> str | None:
     """Write what is missing of one pair; return what is wrong with the photo, None for nothing."""
     # An HR photo that is there stays: other LR folders belong to it, and its pixel store.
-    # So does one that is the photo itself, where OUT is laid out already.
-    there = _is_there(job.hr_path)
-    keep_hr = there and (not job.overwrite or job.hr_path.samefile(job.photo))
+    keep_hr = _is_there(job.hr_path) and not job.overwrite
     photo = job.hr_path if keep_hr else job.photo
     try:
         hr = read_image(photo)

@@ -223,12 +223,3 @@ def test_process_killed_while_it_overwrites_leaves_no_pair_that_does_not_fit(pho
     assert (lr_folder / "2x4.png").read_bytes() == _contents(new.parent)[
         "DIV2K_train_LR_realistic/X4/2x4.png"
     ]
-
-
-def test_overwriting_keeps_hr_photos_that_are_the_photos_themselves(tmp_path):
-    hr = tmp_path / "DIV2K_train_HR"
-    write_image(hr / "a.png", read_image(SKIMAGE_DATA / "chelsea.png")[:51, :62])
-    before = _contents(hr)
-    prepare_dataset(hr, tmp_path, processes=0, overwrite=True)
-    assert _contents(hr) == before
-    assert read_image(tmp_path / "DIV2K_train_LR_bicubic" / "X4" / "ax4.png").shape == (12, 15, 3)

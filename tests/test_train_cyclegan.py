@@ -278,7 +278,7 @@ def test_versions_train_in_bfloat16_and_channels_last(
 
     original = script.to_device
     monkeypatch.setattr(script, "to_device", to_device)
-    monkeypatch.setattr(script, "place", lambda n, d: n.to(memory_format=torch.channels_last))
+    monkeypatch.setattr(script, "place", lambda n, *where: n.to(memory_format=torch.channels_last))
     monkeypatch.setattr(script, "autocast", lambda d: torch.autocast("cpu", torch.bfloat16))
     run = train(version, dataset, tmp_path)
     assert checkpoint.load(run / "F_HR2LR.pth")["out_conv.weight"].dtype == torch.float32

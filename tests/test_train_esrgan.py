@@ -273,7 +273,7 @@ def test_cuda_without_a_gpu_goes_on_with_the_cpu(dataset, tmp_path, capsys):
 def test_both_stages_train_in_bfloat16_and_channels_last(dataset, vgg_file, tmp_path, monkeypatch):
     """What a GPU does, on the CPU."""
 
-    def place(network, device):
+    def place(network, *where):
         return network.to(memory_format=torch.channels_last)
 
     def to_device(*args):

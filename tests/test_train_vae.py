@@ -207,7 +207,7 @@ def test_trains_in_bfloat16_and_channels_last(large_dataset, runs, tmp_path, mon
 
     original = script.to_device
     monkeypatch.setattr(script, "to_device", to_device)
-    monkeypatch.setattr(script, "place", lambda n, d: n.to(memory_format=torch.channels_last))
+    monkeypatch.setattr(script, "place", lambda n, *where: n.to(memory_format=torch.channels_last))
     monkeypatch.setattr(script, "autocast", lambda d: torch.autocast("cpu", torch.bfloat16))
     run = train(name, large_dataset, tmp_path)
     weights = checkpoint.load(run / f"{name}.pth").values()

@@ -136,6 +136,7 @@ def train_cyclegan_sr(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and images, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
@@ -180,7 +181,7 @@ def train_cyclegan_sr(
     D_LR = Discriminator(n_features, d_lr_strides, spectral_norm)
     if not spectral_norm:
         start_normal(D_LR)
-    G, F, D_HR, D_LR = (place(network, device) for network in (G, F, D_HR, D_LR))
+    G, F, D_HR, D_LR = (place(network, device, compile) for network in (G, F, D_HR, D_LR))
     average = copy.deepcopy(G).requires_grad_(False)
     pool_hr, pool_lr = ImagePool(pool_size), ImagePool(pool_size)
 

@@ -172,6 +172,7 @@ def train_cyclegan_sr(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and images, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
@@ -201,7 +202,7 @@ def train_cyclegan_sr(
     device = choose_device(device, deterministic)
     run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
-    vgg = place(VGG19Features(vgg_weights), device) if perceptual_weight else None
+    vgg = place(VGG19Features(vgg_weights), device, compile) if perceptual_weight else None
 
     # data
     lr_photos, hr_photos, valid_pairs = unpaired_photos(
@@ -217,7 +218,7 @@ def train_cyclegan_sr(
     F = GeneratorDown(n_features, noise_channel=noise_channel)
     D_HR = start_normal(Discriminator(n_features))
     D_LR = Discriminator(n_features, d_lr_strides, spectral_norm=True)
-    G, F, D_HR, D_LR = (place(network, device) for network in (G, F, D_HR, D_LR))
+    G, F, D_HR, D_LR = (place(network, device, compile) for network in (G, F, D_HR, D_LR))
     average = copy.deepcopy(G).requires_grad_(False)
     pool_hr, pool_lr = ImagePool(pool_size), ImagePool(pool_size)
 
@@ -319,7 +320,7 @@ def train_cyclegan_sr(
                         loss = discriminator_loss(D(real), D(fake), relativistic)
                     losses[f"discriminator_{name}"] = loss
                     if r1_weight and step % r1_every == 0:
-                        loss = loss + r1_weight * r1_every * gradient_penalty(D, real)
+                        loss = loss + r1_weight * r1_every * gradient_penalty(D.forward, real)
                     loss.backward()
                 average_gradients(D_HR, D_LR)
                 optimizer_d.step()

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.crops import photo_of_crop
+from common.cuts import Cut, batch_of, cut_out
 from common.folders import Pairs, choose_folders
 from common.images import image_size, list_images, list_pairs, read_image, scene_name
 from common.pixel_store import PixelStore, in_processes
@@ -122,30 +123,31 @@ class UnpairedPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.photos[0]) + len(self.photos[1])
 
-    def _photo(self, epoch: int, k: int, domain: int) -> int:
-        return photo_of_crop((self.seed, epoch, domain), k, len(self.paths[domain]))
-
     def names(self, epoch: int, ks: range) -> list[str]:
         """Return the names of the photos that images `ks` of `epoch` are made of."""
-        return [
-            self.paths[domain][self._photo(epoch, k, domain)].name for domain in (0, 1) for k in ks
-        ]
+        cuts = ((domain, self.cut(epoch, k, domain)) for domain in (0, 1) for k in ks)
+        return [self.paths[domain][cut.photo].name for domain, cut in cuts]
+
+    def cut(self, epoch: int, k: int, domain: int) -> Cut:
+        """Return how image `k` of `epoch` is made; `domain` is 0 for LR, 1 for HR."""
+        photo = photo_of_crop((self.seed, epoch, domain), k, len(self.paths[domain]))
+        rng = np.random.default_rng((self.seed, epoch, domain, k))
+        top, left, turns = 0, 0, 0
+        if self.is_crop:
+            h, w = self.photos[domain].sizes[photo]
+            top, left = (int(rng.integers(n - self.sizes[domain] + 1)) for n in (h, w))
+            turns = int(rng.integers(4))
+        flip_rows, flip_columns = (int(flip) for flip in rng.integers(2, size=2))
+        return Cut(photo, top, left, turns, flip_rows, flip_columns)
 
     def image(self, epoch: int, k: int, domain: int) -> np.ndarray:
-        """Return image `k` of `epoch`, (size, size, 3) uint8; `domain` is 0 for LR, 1 for HR."""
-        pixels, size = self.photos[domain][self._photo(epoch, k, domain)], self.sizes[domain]
-        rng = np.random.default_rng((self.seed, epoch, domain, k))
-        if self.is_crop:
-            top, left = (rng.integers(n - size + 1) for n in pixels.shape[:2])
-            pixels = np.rot90(pixels[top : top + size, left : left + size], rng.integers(4))
-        flip_rows, flip_columns = rng.integers(2, size=2)
-        return pixels[:: 1 - 2 * flip_rows, :: 1 - 2 * flip_columns]
+        """Return image `k` of `epoch`, (size, size, 3) uint8."""
+        cut = self.cut(epoch, k, domain)
+        return cut_out(self.photos[domain][cut.photo], self.sizes[domain], cut)
 
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the images `range` of an epoch: LR (N, 3, h, h) and HR (N, 3, H, H), uint8."""
-        epoch, ks = batch
-        lr, hr = (np.stack([self.image(epoch, k, domain) for k in ks]) for domain in (0, 1))
-        return torch.from_numpy(lr).permute(0, 3, 1, 2), torch.from_numpy(hr).permute(0, 3, 1, 2)
+        return tuple(batch_of(self, *batch))
 
 
 def _resized(paths: list[Path], size: int) -> list[np.ndarray]:

@@ -79,6 +79,7 @@ def train_esrgan(
     patch_size: int = 128,  # HR pixels, a multiple of 32 (paper: 128, and 192 in the PSNR stage)
     batch_size: int = 16,  # crops a step (paper)
     workers: int = 2,  # processes that cut crops ahead; 0: none
+    photos_on_gpu: bool | None = None,  # keep all in its memory, no workers; None: if they fit
     # model
     n_blocks: int = 23,  # RRDBs (paper)
     n_features: int = 64,  # channels (paper)
@@ -210,7 +211,7 @@ def train_esrgan(
             total=(n_epochs + n_epochs_gan) * steps_per_epoch, initial=first_step, unit="step"
         ) as bar,
         contextlib.closing(
-            batches(crops, first_step, steps_per_epoch, batch_size, workers)
+            batches(crops, first_step, steps_per_epoch, batch_size, workers, device, photos_on_gpu)
         ) as stream,
         StopSignal() as stop,
     ):

@@ -82,6 +82,7 @@ def train_srvae(
     patch_size: int = 128,  # HR pixels, a multiple of 16
     batch_size: int = 16,  # crops a step
     workers: int = 2,  # processes that cut crops ahead; 0: none
+    photos_on_gpu: bool | None = None,  # keep all in its memory, no workers; None: if they fit
     # model
     n_features: int = 64,  # channels
     n_latent: int = 2,  # numbers of z for each 4x4 LR pixels
@@ -180,7 +181,7 @@ def train_srvae(
         run,
         progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
         contextlib.closing(
-            batches(crops, first_step, steps_per_epoch, batch_size, workers)
+            batches(crops, first_step, steps_per_epoch, batch_size, workers, device, photos_on_gpu)
         ) as stream,
         StopSignal() as stop,
     ):

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common import processes
+from common.cuts import Cut, CutsOnDevice, batch_of, cut_out, fits
 from common.images import image_size
 from common.pixel_store import PixelStore, end_with_parent
 
@@ -51,26 +52,31 @@ class PairedCrops(Dataset):
                 )
         self.lr_store = PixelStore([lr for lr, _ in pairs], n_processes)
         self.hr_store = PixelStore([hr for _, hr in pairs], n_processes)
-        self.patch_size, self.seed, self.scale = patch_size, seed, scale
+        self.photos = self.lr_store, self.hr_store
+        self.sizes = patch_size // scale, patch_size
+        self.seed, self.scale = seed, scale
 
     def __len__(self) -> int:
         return len(self.lr_store)
 
-    def crop(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return crop `k` of `epoch`: LR (h, w, 3) and HR (scale * h, scale * w, 3), uint8."""
+    def cut(self, epoch: int, k: int, domain: int) -> Cut:
+        """Return where crop `k` of `epoch` lies; `domain` is 0 for LR, 1 for HR."""
         rng = np.random.default_rng((self.seed, epoch, k))
         photo = photo_of_crop((self.seed, epoch), k, len(self))
-        size = self.patch_size // self.scale
         h, w = self.lr_store.sizes[photo]
-        top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
-        flip, turns = rng.integers(2), rng.integers(4)
+        top, left = (int(rng.integers(n - self.sizes[0] + 1)) for n in (h, w))
+        flip, turns = int(rng.integers(2)), int(rng.integers(4))
+        factor = self.scale if domain else 1
+        # Flipped first and then turned, which is to turn the other way first.
+        return Cut(photo, top * factor, left * factor, -turns % 4 if flip else turns, 0, flip)
 
-        def cut(pixels: np.ndarray, factor: int) -> np.ndarray:
-            y, x, n = top * factor, left * factor, size * factor
-            patch = pixels[y : y + n, x : x + n]
-            return np.rot90(patch[:, ::-1] if flip else patch, turns)
-
-        return cut(self.lr_store[photo], 1), cut(self.hr_store[photo], self.scale)
+    def crop(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return crop `k` of `epoch`: LR (h, w, 3) and HR (scale * h, scale * w, 3), uint8."""
+        cuts = [self.cut(epoch, k, domain) for domain in (0, 1)]
+        return tuple(
+            cut_out(photos[cut.photo], size, cut)
+            for photos, size, cut in zip(self.photos, self.sizes, cuts, strict=True)
+        )
 
     def names(self, epoch: int, ks: range) -> list[str]:
         """Return the names of the HR photos that crops `ks` of `epoch` are cut from."""
@@ -79,9 +85,7 @@ class PairedCrops(Dataset):
 
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the crops `range` of an epoch as uint8: LR (N, 3, h, w) and HR (N, 3, H, W)."""
-        epoch, ks = batch
-        lr, hr = zip(*(self.crop(epoch, k) for k in ks), strict=True)
-        return tuple(torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2) for x in (lr, hr))
+        return tuple(batch_of(self, *batch))
 
 
 def photo_of_crop(seeds: tuple[int, ...], k: int, n_photos: int) -> int:
@@ -105,7 +109,13 @@ def crops_of_step(step: int, batch_size: int) -> range:
 
 
 def batches(
-    crops: Dataset, first_step: int, steps_per_epoch: int, batch_size: int, workers: int
+    crops: Dataset,
+    first_step: int,
+    steps_per_epoch: int,
+    batch_size: int,
+    workers: int,
+    device: torch.device | None = None,
+    on_device: bool | None = False,
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     """Yield `crops[epoch, range of numbers]` without end, from step `first_step` on.
 
@@ -114,6 +124,8 @@ def batches(
     Args:
         first_step: counted from the run's beginning: epoch * steps_per_epoch + step.
         workers: processes that cut crops ahead; 0 cuts them when they are asked for.
+        on_device: whether `device` holds the photos and cuts the crops, without workers; None: if
+            it is a GPU and they fit.
     """
 
     def ranges() -> Iterator[tuple[int, range]]:
@@ -121,6 +133,10 @@ def batches(
             epoch, step = divmod(i, steps_per_epoch)
             yield epoch, crops_of_step(step, batch_size)
 
+    if on_device or (on_device is None and fits(crops, device)):
+        on_gpu = CutsOnDevice(crops, device)
+        for epoch, ks in ranges():
+            yield on_gpu.batch(epoch, ks)
     yield from DataLoader(
         crops,
         batch_size=None,

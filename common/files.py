@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
+import re
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,24 +40,26 @@ def written_whole(path: str | Path, previous: Path | None = None) -> Iterator[Pa
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, stem: str | None = None, older_than: float = 3600) -> None:
+def remove_leftovers(folder: Path, path: Path | None = None, older_than: float = 3600) -> None:
     """Delete what `written_whole` left in `folder` when its process was killed.
 
     Args:
-        stem: of the files to be written; None: any.
+        path: the file that was to be written; None: any.
         older_than: seconds since the last change; a younger file may still be written to. 0 where a
             lock says that nobody does.
     """
-    beginning = "." if stem is None else f"{_beginning(stem)}."
-    for path in folder.glob(f"{glob.escape(beginning)}*.tmp*"):
+    name = r"\..+" if path is None else re.escape(_beginning(path.stem))
+    suffix = "" if path is None else re.escape(path.suffix) + "$"
+    for found in folder.glob(".*.tmp*"):
         with contextlib.suppress(OSError):  # another process removes it, too
-            if time.time() - path.stat().st_mtime >= older_than:
-                path.unlink()
+            is_old = time.time() - found.stat().st_mtime >= older_than
+            if is_old and re.match(rf"{name}\.\d+\.tmp{suffix}", found.name):
+                found.unlink()
 
 
 def _beginning(stem: str) -> str:
     """Return how a temporary name begins: hidden, and not too long for the file system."""
-    return f".{stem[:40]}"
+    return f".{stem}" if len(stem) <= 40 else f".{stem[:30]}-{zlib.crc32(os.fsencode(stem)):08x}"
 
 
 @contextlib.contextmanager

@@ -126,9 +126,9 @@ def _build_once(file: Path, paths: list[Path], fingerprint: list, n_processes: i
             what = f"decodes the photos of {paths[0].parent}"
             stack.enter_context(locked(file, what))
         except (OSError, NotImplementedError):  # no lock can be had here
-            remove_leftovers(file.parent, file.stem)
+            remove_leftovers(file.parent, file)
         else:
-            remove_leftovers(file.parent, file.stem, older_than=0)
+            remove_leftovers(file.parent, file, older_than=0)
             if _read_header(file, fingerprint) is not None:
                 return
         _build(file, paths, fingerprint, n_processes)

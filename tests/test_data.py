@@ -19,9 +19,11 @@ import torch
 
 from common import pixel_store
 from common.crops import PairedCrops, batches, to_device
+from common.cuts import fits
 from common.files import written_whole
 from common.images import list_images, list_pairs, read_image, write_image
 from common.pixel_store import PixelStore
+from CycleGAN.dataset import UnpairedPhotos
 
 
 @pytest.fixture
@@ -316,3 +318,29 @@ def test_file_is_written_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert target.read_text() == "first"
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("unpaired", [False, True])
+def test_photos_in_the_devices_memory_give_the_same_crops(dataset, unpaired):
+    if unpaired:
+        lr, hr = (list_images(folder) for folder in (dataset.lr, dataset.hr))
+        crops = UnpairedPhotos(lr, hr, 24, 96, seed=3, crop=True)
+    else:
+        crops = PairedCrops(list_pairs(dataset.lr, dataset.hr), 64, seed=3)
+    settings = {"first_step": 5, "steps_per_epoch": 4, "batch_size": 6, "workers": 0}
+    cpu = torch.device("cpu")
+    usual = batches(crops, **settings)
+    ours = batches(crops, **settings, device=cpu, on_device=True)
+    assert {cut.turns for cut in (crops.cut(1, k, 1) for k in range(30))} == {0, 1, 2, 3}
+    for _ in range(6):
+        for a, b in zip(next(usual), next(ours), strict=True):
+            assert a.dtype == b.dtype == torch.uint8 and torch.equal(a, b)
+
+
+def test_photos_are_kept_in_a_gpus_memory_where_they_fit(dataset, monkeypatch):
+    crops = PairedCrops(list_pairs(dataset.lr, dataset.hr), 64, seed=3)
+    n_bytes = sum(read_image(p).size for folder in dataset[:2] for p in folder.iterdir())
+    assert not fits(crops, torch.device("cpu"))
+    for free, expected in ((2 * n_bytes + 2, True), (2 * n_bytes - 2, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
+        assert fits(crops, torch.device("cuda")) == expected

@@ -229,3 +229,26 @@ def test_interpolation_is_linear_in_the_weights():
     assert interpolate(psnr, gan, 0.0)["w"].tolist() == [0, 2]
     assert interpolate(psnr, gan, 0.25)["w"].tolist() == [0.25, 2.5]
     assert interpolate(psnr, gan, 1.0)["w"].tolist() == [1, 4]
+
+
+def test_checkpointing_changes_memory_and_nothing_else():
+    torch.manual_seed(0)
+    network = GeneratorRRDB(n_blocks=3, n_features=8, growth=4)
+    lr = torch.rand(1, 3, 12, 12)
+    gradients, kept = [], []
+    for network.checkpointing in (False, True):
+        tensors: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, tensors=tensors) -> torch.Tensor:
+            tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = network(lr).square().mean()
+        loss.backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+        network.zero_grad()
+        kept.append(sum(tensors.values()))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+    assert kept[1] < 0.7 * kept[0]

@@ -348,3 +348,22 @@ def test_memory_stays_flat_over_two_hundred_steps(dataset, tmp_path, monkeypatch
     for stage in (psnr_stage, gan_stage):  # each stage has a step of its own kind
         assert max(stage[70:]) - max(stage[:70]) < 20
     assert len(megabytes) == 260
+
+
+def test_compiled_networks_train_like_others(dataset, run, tmp_path, monkeypatch):
+    """Traced by torch.compile, and computed as before: no C++ compiler is needed."""
+    compiled = []
+
+    def compile_(network):
+        compiled.append(type(network).__name__)
+        original(network, backend="eager")
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    settings = SMALL | {"compile": True, "gradient_checkpointing": True}
+    train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "t")
+    assert compiled == ["GeneratorRRDB", "Discriminator"]
+    for name in ("generator.pth", "discriminator.pth"):
+        ours, expected = (checkpoint.load(folder / name) for folder in (tmp_path / "t", run))
+        for key in expected:
+            torch.testing.assert_close(ours[key], expected[key], rtol=1e-3, atol=1e-4)

@@ -110,6 +110,7 @@ def train_cyclegan_sr(
     native_scale: bool = True,  # crops; False: photos resized as a whole to these sizes
     batch_size: int = 4,  # LR and HR images a step, each
     workers: int = 2,  # processes that load ahead; 0: none
+    photos_on_gpu: bool | None = None,  # keep all in its memory, no workers; None: if they fit
     # model
     n_features: int = 64,  # channels of the first layers of all four networks
     residual: bool = True,  # G and F add to bicubic resizing and start as that
@@ -216,7 +217,7 @@ def train_cyclegan_sr(
         run,
         progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
         contextlib.closing(
-            batches(photos, first_step, steps_per_epoch, batch_size, workers)
+            batches(photos, first_step, steps_per_epoch, batch_size, workers, device, photos_on_gpu)
         ) as stream,
         StopSignal() as stop,
     ):

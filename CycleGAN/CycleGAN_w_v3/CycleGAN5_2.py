@@ -139,6 +139,7 @@ def train_cyclegan_sr(
     hr_size: int = 256,  # pixels of the HR crops, 4 lr_size
     batch_size: int = 4,  # LR and HR images a step, each
     workers: int = 2,  # processes that load ahead; 0: none
+    photos_on_gpu: bool | None = None,  # keep all in its memory, no workers; None: if they fit
     # model
     n_features: int = 64,  # channels of the first layers of all four networks
     back_projections: int = 2,  # of G's result onto its LR photo; 0 where that is no bicubic one
@@ -259,7 +260,7 @@ def train_cyclegan_sr(
         run,
         progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
         contextlib.closing(
-            batches(photos, first_step, steps_per_epoch, batch_size, workers)
+            batches(photos, first_step, steps_per_epoch, batch_size, workers, device, photos_on_gpu)
         ) as stream,
         StopSignal() as stop,
     ):

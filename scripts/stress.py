@@ -182,9 +182,11 @@ def _moment(out_dir: Path) -> str:
             return (
                 f"while writing {'a picture' if folder.name == 'samples' else stem + path.suffix}"
             )
-    if not (out_dir / "state.pth").exists():
-        return "before the first state" if not list(out_dir.glob("*.pth")) else "between two states"
-    return "elsewhere"
+    if (out_dir / "state.pth").exists():
+        return "elsewhere"
+    previous = out_dir / "state_previous.pth"
+    is_first = not previous.exists() or checkpoint.load(previous)["at"]["epoch"] == 0
+    return "in the first epoch" if is_first else "between two states"
 
 
 def _compare(unbroken: Path, killed: Path, exitcode: int | None) -> list[str]:

@@ -52,6 +52,7 @@ class Run:
         self.config = config | {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
+            "processes": processes.count(),
         }
         self.changes: list[dict[str, Any]] = []  # of hyperparameters, each time it was resumed
         self.rows: list[dict[str, Any]] = []  # of the log
@@ -93,6 +94,11 @@ class Run:
                 )
             print(f"{self.out_dir} holds no state.pth to resume: starting from the beginning")
             return None
+        self._compare(state, fixed)
+        return state
+
+    def _compare(self, state: dict[str, Any], fixed: tuple[str, ...]) -> None:
+        """Say what has changed since the state was written, or refuse it."""
         if "changes" not in state:
             raise ValueError(
                 f"{self.out_dir} holds the state of an earlier version of this script: write "
@@ -113,7 +119,6 @@ class Run:
             print(f"resuming with {name} {old} -> {new}")
         if changed:
             self.changes.append({"at": state["at"], "changed": changed})
-        return state
 
     def _last_state(self) -> dict[str, Any] | None:
         """Return the newest state that is not damaged, None when there is none."""

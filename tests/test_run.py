@@ -40,14 +40,20 @@ def unbroken(dataset, tmp_path_factory) -> Path:
     return train_esrgan(**dataset.folders(), **SMALL, out_dir=out_dir)
 
 
-@pytest.fixture
-def broken(dataset, tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def stopped(dataset, tmp_path_factory) -> Path:
     """A run that was stopped in step 8, in the third epoch."""
-    stop_in_step(script, 8, monkeypatch)
-    with pytest.raises(SystemExit):
-        train_esrgan(**dataset.folders(), **SMALL, out_dir=tmp_path / "broken")
-    monkeypatch.undo()
-    return tmp_path / "broken"
+    out_dir = tmp_path_factory.mktemp("run") / "stopped"
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(SystemExit):
+        stop_in_step(script, 8, monkeypatch)
+        train_esrgan(**dataset.folders(), **SMALL, out_dir=out_dir)
+    return out_dir
+
+
+@pytest.fixture
+def broken(stopped, tmp_path) -> Path:
+    """A copy of that run, to do damage to."""
+    return shutil.copytree(stopped, tmp_path / "broken")
 
 
 def resume(dataset, out_dir: Path, **settings) -> Path:

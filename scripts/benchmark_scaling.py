@@ -1,0 +1,94 @@
+"""A training step on one process and on several, for scripts/benchmark.py."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from common.device import autocast, place
+from ESRGAN.model import GeneratorRRDB
+
+
+def seconds_of_steps(
+    n_processes: int, n_threads: int, settings: dict[str, int], device: str
+) -> list[float]:
+    """Return the seconds of each step of a PSNR-stage step that `n_processes` make together.
+
+    Each has a batch of its own, on a GPU of its own (NCCL) or on `n_threads` of the CPU (gloo), and
+    all average their gradients (DistributedDataParallel).
+
+    Args:
+        settings: n_blocks, batch_size, patch_size, steps.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        arguments = (n_processes, n_threads, settings, device, folder)
+        torch.multiprocessing.spawn(_train, arguments, nprocs=n_processes)
+        return torch.load(Path(folder) / "seconds.pth", weights_only=True)
+
+
+def _train(
+    rank: int, n: int, n_threads: int, settings: dict[str, int], device: str, folder: str
+) -> None:
+    torch.set_num_threads(n_threads)
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    gpu = device.startswith("cuda")
+    where = torch.device("cuda", rank) if gpu else torch.device(device)
+    if gpu:
+        torch.cuda.set_device(where)
+    torch.distributed.init_process_group(
+        "nccl" if gpu else "gloo",
+        init_method=(Path(folder) / "meeting").resolve().as_uri(),
+        rank=rank,
+        world_size=n,
+    )
+    torch.manual_seed(0)
+    generator = place(GeneratorRRDB(settings["n_blocks"]), where)
+    network = DistributedDataParallel(generator, device_ids=[rank] if gpu else None)
+    optimizer = torch.optim.Adam(network.parameters(), 2e-4, fused=True)
+    size, batch = settings["patch_size"], settings["batch_size"]
+    lr = torch.rand(batch, 3, size // 4, size // 4, device=where)
+    hr = torch.rand(batch, 3, size, size, device=where)
+    layout = next(p for p in generator.parameters() if p.ndim == 4)
+    if layout.is_contiguous(memory_format=torch.channels_last):
+        lr, hr = (x.contiguous(memory_format=torch.channels_last) for x in (lr, hr))
+    seconds = []
+    for _ in range(settings["steps"] + 2):
+        torch.distributed.barrier()
+        began = time.perf_counter()
+        with autocast(where):
+            loss = functional.l1_loss(network(lr), hr)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if gpu:
+            torch.cuda.synchronize()
+        torch.distributed.barrier()
+        seconds.append(time.perf_counter() - began)
+    if rank == 0:
+        torch.save(seconds[2:], Path(folder) / "seconds.pth")
+    torch.distributed.destroy_process_group()
+
+
+def efficiencies(seconds: dict[int, list[float]], batch_size: int) -> dict[str, dict]:
+    """Return a row for each number of processes: images/s, ratio and efficiency over one's."""
+    rows = {}
+    alone = statistics.median(seconds[1])
+    for n, times in seconds.items():
+        median = statistics.median(times)
+        rows[f"{n} process" + "es" * (n > 1)] = {
+            "seconds": median,
+            "per_second": n * batch_size / median,
+            "ratio": n * alone / median,
+            "efficiency": alone / median,
+            "all_seconds": times,
+        }
+    return rows

@@ -1,9 +1,8 @@
 """A network that OpenVINO computes on the CPU, in full precision: `load_model(backend="openvino")`.
 
-It was chosen among OpenVINO, ncnn and torch.compile: it converts the network in memory and in one
-go for images of every size. ncnn needs a converter of its own, files on the disk, and has no
-bicubic interpolation as our residual networks use it; torch.compile needs a C++ compiler and some
-minutes, and gained the least.
+It was chosen among three. torch.compile gained less and needs a C++ compiler; ncnn gained a little
+more, but needs a converter of its own and files on the disk. OpenVINO converts the network in
+memory, once for images of every size.
 """
 
 from __future__ import annotations

@@ -1,128 +1,256 @@
-"""Measure ours and the usual way in turn, in one run, and print the ratio.
+"""Measure ours and the usual way in turn, in one run: medians, the ratio, arithmetic, memory.
 
 python scripts/benchmark.py data     crops from the pixel store against decoding a PNG for each
-python scripts/benchmark.py train    a PSNR-stage step against the same network from spandrel
+python scripts/benchmark.py train    steps of both stages against spandrel's network in a plain loop
+python scripts/benchmark.py upscale  enlarging a photo against spandrel's network
+python scripts/benchmark.py scaling  a training step on one process and on several
+python scripts/benchmark.py memory   what each training script needs with its defaults
 python scripts/benchmark.py tiles    how far tiled results are from the whole image's, by margin
+
+Each but `tiles` also writes a JSON file and a picture in `--out`. `pip install spandrel` first, and
+`openvino` for upscaling's optional backend. Time at a quiet moment: other work changes the ratios.
 """
 
 from __future__ import annotations
 
-import statistics
+import importlib.util
+import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import skimage
 import torch
-from PIL import Image
-from torch.nn import functional
 
 from common.crops import PairedCrops
-from common.device import choose_device, describe
+from common.device import choose_device
 from common.flags import command_line
-from common.images import list_pairs, read_image, to_tensor, write_image
+from common.images import read_image, to_tensor
 from common.progress import progress_bar
-from common.resize import imresize
-from ESRGAN.model import GeneratorRRDB
-from scripts.builtin_photos import TRAIN
+from scripts.benchmark_data import decode_each, from_store, large_photos
+from scripts.benchmark_memory import SETTINGS, train_two_steps
+from scripts.benchmark_scaling import efficiencies, seconds_of_steps
+from scripts.benchmark_train import gan_step, our_psnr_step, random_vgg, usual_psnr_step
+from scripts.benchmark_upscale import our_upscale, usual_upscale, write_network
+from scripts.measuring import OUT, Side, measure, peak_memory, report
 from scripts.models import load_model
 
+PHOTO = Path(skimage.__file__).parent / "data" / "chelsea.png"
 
-def data(*, n_photos: int = 8, patch_size: int = 128, rounds: int = 5, seed: int = 0) -> float:
-    """Compare aligned LR/HR crops per second; return the ratio of the medians.
+
+def data(
+    *,
+    n_photos: int = 8,
+    patch_size: int = 128,
+    rounds: int = 5,
+    out: Path = OUT,
+    peaks: bool = True,
+) -> dict[str, float]:
+    """Compare aligned LR/HR crops per second; return each side's ratio.
 
     Args:
         n_photos: photos of 2040x1404, DIV2K's usual size, and their LR.
         patch_size: HR pixels.
         rounds: how often each side is measured.
-        seed: of the crops.
+        out: folder of the JSON file and the picture.
+        peaks: measure peak memory, each side in a process of its own.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        hr_folder, lr_folder = Path(folder) / "HR", Path(folder) / "LR"
-        for i in progress_bar(range(n_photos), desc="making photos", unit="photo"):
-            hr = _large_photo(TRAIN[i % len(TRAIN)], seed=i)
-            write_image(hr_folder / f"{i}.png", hr)
-            write_image(lr_folder / f"{i}x4.png", imresize(hr, 1 / 4))
-        pairs = list_pairs(lr_folder, hr_folder)
-        megabytes = sum(hr.stat().st_size for _, hr in pairs) / n_photos / 1e6
-        began = time.perf_counter()
-        crops = PairedCrops(pairs, patch_size, seed)
-        built = time.perf_counter() - began
-        rng = np.random.default_rng(seed)
-
-        def decode_per_crop(k: int) -> None:
-            lr_path, hr_path = pairs[k % n_photos]
-            lr, hr = (np.asarray(Image.open(path).convert("RGB")) for path in (lr_path, hr_path))
-            n = patch_size // 4
-            y, x = (int(rng.integers(size - n + 1)) for size in lr.shape[:2])
-            lr[y : y + n, x : x + n].copy(), hr[4 * y : 4 * (y + n), 4 * x : 4 * (x + n)].copy()
-
-        def from_store(k: int) -> None:
-            lr, hr = crops.crop(0, k)
-            lr.copy(), hr.copy()
-
-        usual, ours = _in_turn((decode_per_crop, 2 * n_photos), (from_store, 5000), rounds=rounds)
-    print(f"{n_photos} photos of 2040x1404 ({megabytes:.1f} MB a PNG), crops of {patch_size}x")
-    print(f"decoding per crop  {1 / usual:10.1f} crops/s")
-    print(f"pixel store        {1 / ours:10.1f} crops/s (built in {built:.1f} s, once)")
-    print(f"ratio              {usual / ours:10.1f}")
-    return usual / ours
+        pairs = large_photos(Path(folder), n_photos)
+        sides = [
+            Side("decoding per crop", partial(decode_each, pairs, patch_size), 1, 2 * n_photos),
+            Side("pixel store", partial(from_store, pairs, patch_size), 1, 5000),
+        ]
+        options = {"unit": "crops", "rounds": rounds, "out": out, "peaks": peaks}
+        return measure("data", sides, device=torch.device("cpu"), **options)
 
 
 def train(
     *,
+    stage: Literal["both", "psnr", "gan"] = "both",
     n_blocks: int = 23,
     batch_size: int = 4,
-    lr_size: int = 32,
+    patch_size: int = 128,
+    n_photos: int = 8,
+    workers: int = 2,
+    compile: bool = False,
     rounds: int = 5,
+    out: Path = OUT,
+    peaks: bool = True,
     device: str = "cpu",
-) -> float:
-    """Compare seconds of a PSNR-stage step (L1, Adam); return the ratio of the medians.
+) -> dict[str, float]:
+    """Compare training steps; return each side's ratio.
 
-    Both sides in full precision, with the same optimiser, on the same images.
+    The PSNR stage from PNG to weights: decoding, L1, Adam, the averaged generator. The GAN stage
+    on images in memory: generator, VGG19 (random weights) and discriminator.
+
+    Args:
+        stage: which; both, one after the other.
+        n_blocks: RRDBs of 64 features and growth 32.
+        patch_size: HR pixels, a multiple of 32.
+        n_photos: photos of 2040x1404 that the PSNR stage cuts crops from.
+        workers: processes that cut crops ahead, of each side; 0: none.
+        compile: measure torch.compile too, in the PSNR stage.
+        rounds: how often each side is measured.
+        out: folder of the JSON files and the pictures.
+        peaks: measure peak memory, each side in a process of its own.
+    """
+    _require_spandrel()
+    where = choose_device(device)
+    ours = torch.bfloat16 if where.type == "cuda" else torch.float32
+    options = {"unit": "images", "rounds": rounds, "out": out, "peaks": peaks, "device": where}
+    ratios = {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        if stage in ("both", "psnr"):
+            pairs = large_photos(Path(folder), n_photos)
+            PairedCrops(pairs, patch_size, seed=0)  # the store is built once, not in first use
+            made = (pairs, patch_size, batch_size, n_blocks, workers, str(where))
+            usual = partial(usual_psnr_step, *made)
+            kinds = {
+                "ours": {},
+                "ours, checkpointing": {"checkpointing": True},
+                "ours, RRDBs with conv_last": {"conv_last": True},
+            }
+            if compile:
+                kinds["ours, compiled"] = {"compile": True}
+            sides = [Side("PSNR: spandrel, plain loop", usual, batch_size)]
+            for name, changes in kinds.items():
+                step = partial(our_psnr_step, *made, **changes)
+                sides.append(Side(f"PSNR: {name}", step, batch_size, precision=ours))
+            ratios |= measure("train_psnr", sides, **options)
+        if stage in ("both", "gan"):
+            sizes = (patch_size, batch_size, n_blocks, random_vgg(Path(folder)), str(where))
+            usual = partial(gan_step, "usual", "spandrel", False, *sizes)
+            algebra = partial(gan_step, "our", "spandrel", False, *sizes)
+            sides = [
+                Side("GAN: spandrel, five passes of D", usual, batch_size),
+                Side("GAN: the same with two passes", algebra, batch_size),
+                Side(
+                    "GAN: ours",
+                    partial(gan_step, "our", "ours", True, *sizes),
+                    batch_size,
+                    precision=ours,
+                ),
+            ]
+            ratios |= measure("train_gan", sides, **options)
+    return ratios
+
+
+def upscale(
+    *,
+    n_blocks: int = 23,
+    size: int = 256,
+    rounds: int = 5,
+    out: Path = OUT,
+    peaks: bool = True,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Compare enlarging a photo of `size` x `size` four times; return each side's ratio.
 
     Args:
         n_blocks: RRDBs of 64 features and growth 32.
-        lr_size: LR pixels each way.
+        size: LR pixels each way, up to 300; the photo is chelsea.
         rounds: how often each side is measured.
+        out: folder of the JSON file and the picture.
+        peaks: measure peak memory, each side in a process of its own.
     """
-    try:
-        from spandrel.architectures.ESRGAN import ESRGAN as SpandrelRRDB
-    except ImportError:
-        sys.exit("the peer's network is missing: pip install spandrel")
+    _require_spandrel()
     where = choose_device(device)
-    lr = torch.rand(batch_size, 3, lr_size, lr_size, device=where)
-    hr = torch.rand(batch_size, 3, 4 * lr_size, 4 * lr_size, device=where)
+    lr = to_tensor(read_image(PHOTO))[..., :size, 90 : 90 + size].contiguous()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = write_network(Path(folder), n_blocks)
+        ours = partial(our_upscale, path, lr, str(where))
+        sides = [
+            Side("spandrel", partial(usual_upscale, path, lr, str(where)), 1),
+            Side("ours", partial(ours, {}), 1),
+        ]
+        if where.type == "cuda":
+            half = partial(ours, {"precision": "half"})
+            sides.append(Side("ours, half precision", half, 1, precision=torch.float16))
+        elif importlib.util.find_spec("openvino"):
+            sides.append(Side("ours, OpenVINO", partial(ours, {"backend": "openvino"}), 1))
+        else:
+            print("without OpenVINO, which is not installed: pip install openvino")
+        options = {"unit": "images", "rounds": rounds, "out": out, "peaks": peaks}
+        return measure("upscale", sides, device=where, **options)
 
-    def stepper(network: torch.nn.Module) -> Callable[[int], None]:
-        network = network.to(where)
-        optimizer = torch.optim.Adam(network.parameters(), 1e-9)
 
-        def step(k: int) -> None:
-            loss = functional.l1_loss(network(lr), hr)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
+def scaling(
+    *,
+    most: int | None = None,
+    n_blocks: int = 23,
+    batch_size: int = 4,
+    patch_size: int = 128,
+    steps: int = 5,
+    out: Path = OUT,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Compare a PSNR-stage step of 1, 2, 4, ... processes; return each number's ratio.
 
-        return step
+    Each process has a batch of its own, so twice the processes do twice the work. On a CPU each has
+    as many threads as it has when all cores are shared out among `most`: one process alone is not
+    given more.
 
-    networks = {
-        "spandrel": SpandrelRRDB(num_blocks=n_blocks),
-        "ours, published network": GeneratorRRDB(n_blocks, conv_last=False),
-        "ours, with conv_last": GeneratorRRDB(n_blocks),
-    }
-    seconds = _in_turn(*((stepper(network), 1) for network in networks.values()), rounds=rounds)
-    print(f"a step of batch {batch_size}, LR {lr_size}x{lr_size}, on {describe(where)}")
-    for name, median in zip(networks, seconds, strict=True):
-        print(f"{name:24} {median:8.3f} s   spandrel / this: {seconds[0] / median:.2f}")
-    return seconds[0] / seconds[1]
+    Args:
+        most: processes; None: one for each GPU, or for each core.
+        n_blocks: RRDBs of 64 features and growth 32.
+        batch_size: of each process.
+        patch_size: HR pixels.
+        steps: timed; two more go before.
+        out: folder of the JSON file and the picture.
+    """
+    where = choose_device(device)
+    units = torch.cuda.device_count() if where.type == "cuda" else os.cpu_count() or 1
+    most = units if most is None else most
+    if not 1 <= most <= units or steps < 1:
+        raise ValueError(f"most is {most}, steps {steps}: expected 1 to {units}, and 1 or more")
+    numbers = sorted({*(2**k for k in range(most.bit_length()) if 2**k <= most), most})
+    settings = {"n_blocks": n_blocks, "batch_size": batch_size, "patch_size": patch_size}
+    seconds = {}
+    for n in progress_bar(numbers, desc="measuring", unit="run"):
+        made = settings | {"steps": steps}
+        seconds[n] = seconds_of_steps(n, max(1, units // most), made, str(where))
+    rows = efficiencies(seconds, batch_size)
+    notes = {"threads_of_a_process": max(1, units // most)} | settings
+    report("scaling", rows, unit="images", out=out, device=where, notes=notes)
+    return {name: row["ratio"] for name, row in rows.items()}
+
+
+def memory(
+    *,
+    scripts: tuple[str, ...] = tuple(SETTINGS),
+    out: Path = OUT,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Print the peak MB of two steps of each training script, with its defaults.
+
+    On a GPU what torch allocates there; on a CPU the whole process.
+
+    Args:
+        scripts: which, and with which settings.
+        out: folder of the JSON file and the picture.
+    """
+    where = choose_device(device)
+    unknown = [name for name in scripts if name not in SETTINGS]
+    if unknown:
+        raise ValueError(f"scripts holds {unknown}, expected some of {list(SETTINGS)}")
+    rows = {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        pairs = large_photos(Path(name), 2)
+        folders = {f"{kind}_folder": pairs[0][i].parent for i, kind in enumerate(("lr", "hr"))}
+        folders |= {f"valid_{kind}": folder for kind, folder in folders.items()}
+        vgg_weights = random_vgg(Path(name))
+        for script in progress_bar(scripts, desc="measuring", unit="script"):
+            build = partial(train_two_steps, script, folders, vgg_weights, str(where))
+            rows[script] = {"peak_memory_mb": peak_memory(build, where)}
+    report("memory", rows, unit="MB", out=out, device=where, notes={})
+    return {name: row["peak_memory_mb"] for name, row in rows.items()}
 
 
 def tiles(
@@ -136,7 +264,7 @@ def tiles(
         models: checkpoints.
         tile: LR pixels each way, a multiple of 24.
     """
-    lr = to_tensor(read_image(Path(skimage.__file__).parent / "data" / "chelsea.png"))
+    lr = to_tensor(read_image(PHOTO))
     where, margins = choose_device(device), (24, 48, 72)
     print(f"{'margin, LR pixels':42}" + "".join(f"{margin:>9}" for margin in margins))
     results = {}
@@ -156,27 +284,11 @@ def tiles(
     return results
 
 
-def _in_turn(*sides: tuple[Callable[[int], None], int], rounds: int) -> list[float]:
-    """Return each side's median seconds a call; a side is (function, calls in a round)."""
-    seconds: list[list[float]] = [[] for _ in sides]
-    for function, _ in sides:
-        function(0)
-    for _ in progress_bar(range(rounds), desc="measuring", unit="round"):
-        for times, (function, n_calls) in zip(seconds, sides, strict=True):
-            began = time.perf_counter()
-            for k in range(n_calls):
-                function(k)
-            times.append((time.perf_counter() - began) / n_calls)
-    return [statistics.median(times) for times in seconds]
-
-
-def _large_photo(name: str, seed: int) -> np.ndarray:
-    """Return a built-in photo enlarged to 2040x1404, with noise so that it packs like one."""
-    photo = Image.fromarray(read_image(Path(skimage.__file__).parent / "data" / name))
-    pixels = np.asarray(photo.resize((2040, 1404), Image.Resampling.LANCZOS), dtype=np.float32)
-    noise = np.random.default_rng(seed).normal(0, 2.5, pixels.shape)
-    return np.clip(np.round(pixels + noise), 0, 255).astype(np.uint8)
+def _require_spandrel() -> None:
+    if not importlib.util.find_spec("spandrel"):
+        sys.exit("the peer's network is missing: pip install spandrel")
 
 
 if __name__ == "__main__":
-    command_line({"data": data, "train": train, "tiles": tiles})
+    parts = (data, train, upscale, scaling, memory, tiles)
+    command_line({part.__name__: part for part in parts})

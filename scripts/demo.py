@@ -30,7 +30,17 @@ from scripts.upscale import Job, Settings, enlarge
 ROOT = Path(__file__).resolve().parents[1]
 _SUFFIXES = {".pth", ".safetensors"}
 # What the train scripts write besides the networks that enlarge.
-_OTHERS = {"state", "discriminator", "recognition", "F_HR2LR", "D_HR", "D_LR"}
+_OTHERS = {
+    "state",
+    "state_previous",
+    "damaged_state",
+    "damaged_state_previous",
+    "discriminator",
+    "recognition",
+    "F_HR2LR",
+    "D_HR",
+    "D_LR",
+}
 _SHOWN = 1600  # pixels, at most, of a picture on the page; the download has all
 _MOST_SAMPLES = 8
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_every_network_is_found_with_its_sizes(name, suffix, tmp_path):
     with torch.inference_mode():
         is_vae = model.name in ("CVAE", "SRVAE")
         sr = network.sample(lr, temperature=0)[0] if is_vae else network(lr).clamp(0, 1)
-    assert torch.equal(model.upscale(lr), sr)
+    torch.testing.assert_close(model.upscale(lr), sr, rtol=0, atol=1e-6)
 
 
 def test_published_names_are_found(tmp_path):
@@ -184,7 +185,7 @@ def test_tiles_give_what_the_whole_image_does(name, small_cvae):
     network = small_cvae if name == "CVAE" else network
     model = Model(kind, network, torch.device("cpu"))
     lr = torch.rand(1, 3, 26, 150, generator=torch.Generator().manual_seed(0))
-    model.tile = 240
+    model.tile = 264
     whole = model.upscale(lr)
     drawn = torch.stack(model.sample(lr, 2, seed=1)) if model.has_samples else None
     model.tile = 48
@@ -193,6 +194,62 @@ def test_tiles_give_what_the_whole_image_does(name, small_cvae):
         assert drawn.std(0).max() > 0 or "not bicubic" in name
         tiled = torch.stack(model.sample(lr, 2, seed=1))
         assert (tiled - drawn).abs().max() < 0.5 / 255
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "bicubic"])
+def test_half_precision_is_within_a_255th(name):
+    kind = name.split(",")[0].split(" ")[0]
+    network = Bicubic() if kind == "bicubic" else noisy(copy.deepcopy(NETWORKS[name]))
+    lr = torch.rand(3, 40, 30, generator=torch.Generator().manual_seed(0))
+    full, half = (
+        Model(kind, network, torch.device("cpu"), p).upscale(lr) for p in ("full", "half")
+    )
+    assert half.dtype == torch.float32 and half.isfinite().all()
+    assert ((half - full).abs() <= 1 / 255).float().mean() >= 0.999
+    assert kind == "bicubic" or not torch.equal(half, full)
+
+
+def test_where_float16_overflows_full_precision_is_taken():
+    network = copy.deepcopy(NETWORKS["ESRGAN"])
+    with torch.no_grad():
+        network.HR_conv.weight.mul_(1e7)
+        network.conv_last.weight.mul_(1e-7)
+    lr = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", torch.float16):
+        assert not network(lr[None]).isfinite().all()
+    full, half = (Model("ESRGAN", network, torch.device("cpu"), p) for p in ("full", "half"))
+    assert torch.equal(half.upscale(lr), full.upscale(lr))
+
+
+@pytest.mark.parametrize("name", ["ESRGAN", "CycleGAN v3"])
+def test_openvino_gives_the_same_image_at_any_size(name, tmp_path):
+    pytest.importorskip("openvino")
+    checkpoint.save(tmp_path / "a.pth", noisy(copy.deepcopy(NETWORKS[name])).state_dict())
+    plain = load_model(tmp_path / "a.pth", "cpu")
+    fast = load_model(tmp_path / "a.pth", backend="openvino")
+    assert fast.device.type == "cpu" and fast.name == plain.name
+    precision = fast.network.compiled.get_property("INFERENCE_PRECISION_HINT")
+    assert precision.get_type_name() == "f32"  # not bfloat16
+    for size in ((3, 1, 1), (2, 3, 13, 50), (3, 33, 20)):
+        lr = torch.rand(size, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(fast.upscale(lr), plain.upscale(lr), rtol=0, atol=1e-5)
+    plain.tile = fast.tile = 24
+    lr = torch.rand(3, 30, 70, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fast.upscale(lr), plain.upscale(lr), rtol=0, atol=1e-5)
+
+
+def test_openvino_is_refused_where_it_cannot_be(tmp_path, monkeypatch):
+    for name in ("ESRGAN", "CVAE"):
+        checkpoint.save(tmp_path / f"{name}.pth", NETWORKS[name].state_dict())
+    with pytest.raises(ValueError, match="CVAE, which has many answers"):
+        load_model(tmp_path / "CVAE.pth", backend="openvino")
+    with pytest.raises(ValueError, match="leave precision out"):
+        load_model(tmp_path / "ESRGAN.pth", backend="openvino", precision="half")
+    with pytest.raises(ValueError, match='backend "ncnn": expected'):
+        load_model(tmp_path / "ESRGAN.pth", backend="ncnn")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ValueError, match="pip install openvino"):
+        load_model(tmp_path / "ESRGAN.pth", backend="openvino")
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "bicubic"])

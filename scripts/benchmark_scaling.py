@@ -1,0 +1,93 @@
+"""A training step on one process and on several, for scripts/benchmark.py."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch.nn import functional
+
+from common.crops import to_device
+from common.device import autocast, place
+from common.processes import average_gradients
+from ESRGAN.model import GeneratorRRDB
+
+
+def seconds_of_steps(
+    n_processes: int, n_threads: int, settings: dict[str, int], device: str
+) -> list[float]:
+    """Return the seconds of each step of a PSNR-stage step that `n_processes` make together.
+
+    Each has a batch of its own, on a GPU of its own (NCCL) or on `n_threads` of the CPU (gloo), and
+    all average their gradients, as the training scripts do it.
+
+    Args:
+        settings: n_blocks, batch_size, patch_size, steps.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        arguments = (n_processes, n_threads, settings, device, folder)
+        torch.multiprocessing.spawn(_train, arguments, nprocs=n_processes)
+        return torch.load(Path(folder) / "seconds.pth", weights_only=True)
+
+
+def _train(
+    rank: int, n: int, n_threads: int, settings: dict[str, int], device: str, folder: str
+) -> None:
+    torch.set_num_threads(n_threads)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(n)}
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    gpu = device.startswith("cuda")
+    where = torch.device("cuda", rank) if gpu else torch.device(device)
+    if gpu:
+        torch.cuda.set_device(where)
+    torch.distributed.init_process_group(
+        "nccl" if gpu else "gloo",
+        init_method=(Path(folder) / "meeting").resolve().as_uri(),
+        rank=rank,
+        world_size=n,
+    )
+    torch.manual_seed(0)
+    generator = place(GeneratorRRDB(settings["n_blocks"]), where)
+    optimizer = torch.optim.Adam(generator.parameters(), 2e-4, fused=True)
+    size, batch = settings["patch_size"], settings["batch_size"]
+    images = [torch.randint(256, (batch, 3, n, n), dtype=torch.uint8) for n in (size // 4, size)]
+    lr, hr = to_device(images, where)
+    seconds = []
+    for _ in range(settings["steps"] + 2):
+        torch.distributed.barrier()
+        began = time.perf_counter()
+        with autocast(where):
+            loss = functional.l1_loss(generator(lr), hr)
+        optimizer.zero_grad()
+        loss.backward()
+        average_gradients(generator)
+        optimizer.step()
+        if gpu:
+            torch.cuda.synchronize()
+        torch.distributed.barrier()
+        seconds.append(time.perf_counter() - began)
+    if rank == 0:
+        torch.save(seconds[2:], Path(folder) / "seconds.pth")
+    torch.distributed.destroy_process_group()
+
+
+def efficiencies(seconds: dict[int, list[float]], batch_size: int) -> dict[str, dict]:
+    """Return a row for each number of processes: images/s, ratio and efficiency over one's."""
+    rows = {}
+    alone = statistics.median(seconds[1])
+    for n, times in seconds.items():
+        median = statistics.median(times)
+        rows[f"{n} process" + "es" * (n > 1)] = {
+            "seconds": median,
+            "per_second": n * batch_size / median,
+            "ratio": n * alone / median,
+            "efficiency": alone / median,
+            "all_seconds": times,
+        }
+    return rows

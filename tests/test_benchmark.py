@@ -1,0 +1,145 @@
+"""`scripts/benchmark.py` measures both sides, and they do the same work."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ESRGAN.model import Discriminator, GeneratorRRDB
+from ESRGAN.train_esrgan import relativistic_loss
+from scripts import benchmark
+from scripts.benchmark_train import Adversaries
+from scripts.measuring import Side, measure, peak_memory
+
+CPU = torch.device("cpu")
+
+
+def written(folder, part):
+    """Return the sides in a part's JSON file, which has a picture beside it."""
+    assert (folder / f"{part}.png").stat().st_size > 1000
+    content = json.loads((folder / f"{part}.json").read_text())
+    assert {"command", "date", "machine", "torch", "threads", "load_average"} <= content.keys()
+    return content["sides"]
+
+
+def test_benchmark_of_the_data_measures_both_sides(tmp_path, capsys):
+    ratios = benchmark.data(n_photos=1, rounds=1, out=tmp_path, peaks=False)
+    out = capsys.readouterr().out
+    assert "decoding per crop" in out and f"{ratios['pixel store']:.2f}" in out
+    assert ratios["decoding per crop"] == 1 and ratios["pixel store"] > 10
+    assert written(tmp_path, "data")["pixel store"]["ratio"] == ratios["pixel store"]
+
+
+def test_benchmark_of_training_measures_both_stages(tmp_path, monkeypatch):
+    pytest.importorskip("spandrel")
+    small = partial(Discriminator, 32, 8)
+    monkeypatch.setattr("scripts.benchmark_train.Discriminator", lambda *sizes: small())
+    settings = {"n_blocks": 1, "batch_size": 2, "n_photos": 1, "workers": 0, "rounds": 1}
+    ratios = benchmark.train(**settings, patch_size=32, out=tmp_path, peaks=False)
+    assert len(ratios) == 7
+    usual, ours, checkpointing, with_conv_last = written(tmp_path, "train_psnr").values()
+    # Weights of a pixel's products: 239,616 in a dense block, 36,864 in a convolution of 64 to 64,
+    # 1,728 of 3 to 64; 64 pixels an LR, two of them, forward, and backward twice as much.
+    products = 3 * 239_616 + 1_728 + 36_864 + 4 * 36_864 + 16 * (2 * 36_864 + 1_728)
+    assert (
+        usual["gflop"] == ours["gflop"] == pytest.approx(3 * 2 * 2 * 64 * products / 1e9, rel=0.01)
+    )
+    assert ours["gflop"] < with_conv_last["gflop"] < checkpointing["gflop"]
+    assert 0 < ours["share_of_ceiling"] < 2
+    usual, two_passes, ours = written(tmp_path, "train_gan").values()
+    assert usual["gflop"] > two_passes["gflop"] == ours["gflop"]
+
+
+def paper_step(both, lr, hr):
+    """Update as section 3.2 says: the generator, then the discriminator, each with its own loss."""
+    optimizers = both.optimizer_g, both.optimizer_d
+    sr = both.generator(lr)
+    loss = functional.l1_loss(both.vgg(sr), both.vgg(hr))
+    loss = loss + 5e-3 * relativistic_loss(both.discriminator(sr), both.discriminator(hr))
+    loss = loss + 1e-2 * functional.l1_loss(sr, hr)
+    loss.backward()
+    optimizers[0].step()
+    optimizers[1].zero_grad()
+    relativistic_loss(both.discriminator(hr), both.discriminator(sr.detach())).backward()
+    optimizers[1].step()
+
+
+@pytest.mark.parametrize("form", ["usual_step", "our_step"])
+def test_gan_steps_of_every_form_have_one_result(form, vgg_file):
+    torch.manual_seed(0)
+    both = Adversaries(GeneratorRRDB(1, 8, 4), 32, vgg_file, CPU, fast=True, n_features=4)
+    for network in (both.generator, both.discriminator, both.vgg):
+        network.double()
+    expected = copy.deepcopy(both)
+    lr, hr = (torch.rand(3, 3, n, n, dtype=torch.float64) for n in (8, 32))
+    before = [p.clone() for p in both.generator.parameters()]
+    paper_step(expected, lr, hr)
+    getattr(both, form)(lr, hr)
+    for name in ("generator", "discriminator"):
+        found, wanted = (dict(getattr(x, name).named_parameters()) for x in (both, expected))
+        for key in found:
+            torch.testing.assert_close(found[key], wanted[key], rtol=0, atol=1e-9)
+    after = both.generator.parameters()
+    assert all((p - q).abs().max() > 5e-5 for p, q in zip(before, after, strict=True))
+
+
+def test_our_gan_step_passes_each_image_through_the_discriminator_once(vgg_file):
+    both = Adversaries(GeneratorRRDB(1, 8, 4), 32, vgg_file, CPU, fast=False, n_features=4)
+    seen = []
+    both.discriminator.register_forward_hook(lambda module, args, result: seen.append(args[0]))
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    both.our_step(lr, hr)
+    assert len(seen) == 2 and seen[0] is hr
+    both.usual_step(lr, hr)
+    assert len(seen) == 2 + 5
+
+
+def test_benchmark_of_upscaling_compares_equal_results(tmp_path):
+    pytest.importorskip("spandrel")
+    ratios = benchmark.upscale(n_blocks=1, size=24, rounds=1, out=tmp_path, peaks=False)
+    sides = written(tmp_path, "upscale")
+    assert sides.keys() == ratios.keys() and {"spandrel", "ours"} <= ratios.keys()
+    assert all(side["difference"] < 1e-5 and side["gflop"] > 0 for side in sides.values())
+    assert all(side["first_use_s"] > 0 for side in sides.values())
+
+
+def test_benchmark_of_scaling_runs_processes_together(tmp_path):
+    settings = {"n_blocks": 1, "batch_size": 1, "patch_size": 32, "steps": 1}
+    ratios = benchmark.scaling(most=2, **settings, out=tmp_path)
+    assert ratios["1 process"] == 1 and ratios["2 processes"] > 0
+    one, two = written(tmp_path, "scaling").values()
+    assert two["efficiency"] == pytest.approx(one["seconds"] / two["seconds"])
+    with pytest.raises(ValueError, match="most is 1000"):
+        benchmark.scaling(most=1000)
+
+
+def _keep(megabytes):
+    kept = torch.ones(megabytes, 1000, 250)
+    return lambda k: kept.sum()
+
+
+def test_peak_memory_is_of_a_process_of_its_own():
+    mine = torch.ones(1000, 1000, 500)  # 2 GB
+    peak = peak_memory(partial(_keep, 400), CPU)
+    assert peak is None or 400 < peak < 1500 < mine.nbytes / 1e6
+
+
+def test_ratio_and_ceiling_are_of_medians(tmp_path, monkeypatch, capsys):
+    times = iter([4.0, 1.0, 9.0, 3.0, 5.0, 1.0])  # of two sides in turn, three rounds
+    monkeypatch.setattr("scripts.measuring._time", lambda *arguments: next(times))
+    sides = [Side(name, lambda: lambda k: None, images=2) for name in ("a", "b")]
+    options = {"unit": "images", "rounds": 3, "out": tmp_path, "device": CPU, "peaks": False}
+    assert measure("part", sides, **options) == {"a": 1, "b": 5}
+    assert written(tmp_path, "part")["b"]["per_second"] == 2
+    assert "5.00" in capsys.readouterr().out
+
+
+def test_benchmark_of_the_tiles_measures_every_model(capsys):
+    differences = benchmark.tiles(models=("bicubic",), tile=120, device="cpu")
+    assert len(differences["bicubic"]) == 3 and max(differences["bicubic"]) < 0.01
+    assert "bicubic" in capsys.readouterr().out

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision.models import VGG19_Weights
 
 from common import checkpoint
 
-_URL = VGG19_Weights.IMAGENET1K_V1.url
+# VGG19_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
+URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)
 
 
@@ -55,19 +55,19 @@ class VGG19Features(nn.Module):
 
 def cached_weights() -> Path | None:
     """Return where torchvision's VGG19 weights lie on this machine; None: not downloaded yet."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / _URL.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
     return path if path.exists() else None
 
 
 def _torchvision_weights() -> dict[str, torch.Tensor]:
     try:
         return torch.hub.load_state_dict_from_url(
-            _URL, map_location="cpu", check_hash=True, weights_only=True
+            URL, map_location="cpu", check_hash=True, weights_only=True
         )
     except OSError as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConnectionError(
-            f"VGG19's weights for the perceptual loss cannot be downloaded ({error}). Fetch {_URL} "
+            f"VGG19's weights for the perceptual loss cannot be downloaded ({error}). Fetch {URL} "
             f"by hand into {folder}, name a local copy (vgg_weights=..., --vgg-weights ...), or "
             "train without the perceptual loss (perceptual_weight=0, --perceptual-weight 0)"
         ) from error

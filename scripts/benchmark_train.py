@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, RandomSampler
-from torchvision.models.vgg import cfgs, make_layers
 
 from common import checkpoint
 from common.crops import PairedCrops, batches, to_device
@@ -210,6 +209,8 @@ def gan_step(
 
 def random_vgg(folder: Path) -> Path:
     """Write VGG19's features with random weights, which take as long as the real ones."""
+    from torchvision.models.vgg import cfgs, make_layers
+
     weights = make_layers(cfgs["E"]).state_dict()
     path = folder / "vgg19.pth"
     checkpoint.save(path, {f"features.{name}": weight for name, weight in weights.items()})

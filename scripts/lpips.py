@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torchvision.models import AlexNet_Weights
+
+# AlexNet_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
+URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 
 
 def load_lpips(device: torch.device, spatial: bool = False) -> tuple[Callable | None, str]:
@@ -19,10 +21,9 @@ def load_lpips(device: torch.device, spatial: bool = False) -> tuple[Callable | 
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
     except ImportError:
         return None, "LPIPS is left out: pip install torchmetrics"
-    url = AlexNet_Weights.IMAGENET1K_V1.url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
     if not file.exists():
-        return None, f"LPIPS is left out: AlexNet's weights are not here, fetch {url} to {file}"
+        return None, f"LPIPS is left out: AlexNet's weights are not here, fetch {URL} to {file}"
     metric = LearnedPerceptualImagePatchSimilarity("alex", normalize=True).to(device)
 
     def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -104,12 +104,16 @@ def lay_out(folder: Path) -> dict[str, Path]:
 
 
 def stress_script(
-    name: str, photos: dict[str, Path], folder: Path, kills: int, seed: int
+    name: str, arguments: dict[str, Any], folder: Path, kills: int, seed: int
 ) -> tuple[list[str], Counter[str]]:
-    """Return what differs between killed and unbroken runs of a script, and when it was killed."""
+    """Return what differs between killed and unbroken runs of a script, and when it was killed.
+
+    Args:
+        arguments: of the train function, besides those in `SCRIPTS`: the photos' folders.
+    """
     rng = random.Random(f"{name} {seed}")
     began = time.perf_counter()
-    process = _start(name, photos, folder / "unbroken", workers=0)
+    process = _start(name, arguments, folder / "unbroken", workers=0)
     while not (folder / "unbroken" / "state.pth").exists() and process.is_alive():
         time.sleep(0.01)
     start_up = time.perf_counter() - began
@@ -120,7 +124,7 @@ def stress_script(
     killed = folder / "killed"
     with progress_bar(total=kills, desc=name, unit="kill") as bar:
         while moments.total() < kills and not problems:
-            process = _start(name, photos, killed, workers=rng.randrange(3))
+            process = _start(name, arguments, killed, workers=rng.randrange(3))
             writing, delay = rng.random() < 0.5, rng.uniform(0, start_up + 2.5 * epoch)
             _wait(process, killed if writing else None, rng.randrange(12), delay)
             if process.is_alive():
@@ -132,31 +136,31 @@ def stress_script(
                 problems += _compare(folder / "unbroken", killed, process.exitcode)
                 shutil.rmtree(killed)
         if not problems:
-            process = _start(name, photos, killed, workers=1)
+            process = _start(name, arguments, killed, workers=1)
             process.join()
             problems = _compare(folder / "unbroken", killed, process.exitcode)
     return problems, moments
 
 
-def _start(name: str, photos: dict[str, Path], out_dir: Path, workers: int) -> Any:
+def _start(name: str, arguments: dict[str, Any], out_dir: Path, workers: int) -> Any:
     """Start a run in a process of its own, forked from one that has imported everything."""
     way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(way)
     if way == "forkserver":
-        context.set_forkserver_preload(["scripts.stress"])
-    process = context.Process(target=_run, args=(name, photos, out_dir, workers))
+        context.set_forkserver_preload(["scripts.stress", "torch._dynamo"])  # (Adam imports it)
+    process = context.Process(target=_run, args=(name, arguments, out_dir, workers))
     process.start()
     return process
 
 
-def _run(name: str, photos: dict[str, Path], out_dir: Path, workers: int) -> None:
+def _run(name: str, arguments: dict[str, Any], out_dir: Path, workers: int) -> None:
     torch.set_num_threads(1)
     function, settings = SCRIPTS[name]
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     output = out_dir.with_suffix(".txt").open("a", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):  # of the process itself: workers inherit it
         os.dup2(output.fileno(), stream.fileno())
-    function(**settings, **photos, out_dir=out_dir, workers=workers, resume=True)
+    function(**settings | arguments, out_dir=out_dir, workers=workers, resume=True)
 
 
 def _wait(process: Any, out_dir: Path | None, number: int, delay: float) -> None:

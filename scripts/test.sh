@@ -9,4 +9,4 @@ setup "$ROOT/requirements.txt" "$ROOT/tests/requirements.txt"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

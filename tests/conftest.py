@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,9 @@ from CVAE.model import CVAE
 from scripts.prepare_dataset import prepare_dataset
 
 SKIMAGE_DATA = Path(skimage.__file__).parent / "data"
-torch.set_num_threads(2)  # the same sums on every machine
+# The same sums on every machine, and none that wait for another's: tests run side by side.
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that they start
+torch.set_num_threads(1)
 
 
 class Dataset(NamedTuple):

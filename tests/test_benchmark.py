@@ -49,7 +49,7 @@ def test_benchmark_of_training_measures_both_stages(tmp_path, monkeypatch):
     assert (
         usual["gflop"] == ours["gflop"] == pytest.approx(3 * 2 * 2 * 64 * products / 1e9, rel=0.01)
     )
-    assert ours["gflop"] < with_conv_last["gflop"] < checkpointing["gflop"]
+    assert ours["gflop"] < min(with_conv_last["gflop"], checkpointing["gflop"])
     assert 0 < ours["share_of_ceiling"] < 2
     usual, two_passes, ours = written(tmp_path, "train_gan").values()
     assert usual["gflop"] > two_passes["gflop"] == ours["gflop"]

@@ -9,12 +9,14 @@ import urllib.error
 import pytest
 import torch
 from torch import nn
+from torchvision.models import AlexNet_Weights, VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from common import checkpoint
+from common import checkpoint, vgg
 from common.ema import update_ema
 from common.stop import StopSignal
 from common.vgg import VGG19Features
+from scripts import lpips
 
 
 def test_checkpoint_comes_back_as_it_was(tmp_path):
@@ -97,6 +99,11 @@ def test_average_has_the_values_worked_out_by_hand():
     update_ema(average, network, decay=0.9, step=10**6)  # 0.9
     assert average.weight.item() == pytest.approx(0.955)
     assert average.bias.item() == pytest.approx(-0.955)
+
+
+def test_weights_are_fetched_from_where_torchvision_has_them():
+    assert VGG19_Weights.IMAGENET1K_V1.url == vgg.URL
+    assert AlexNet_Weights.IMAGENET1K_V1.url == lpips.URL
 
 
 def test_features_are_torchvisions_conv5_4_before_the_activation(vgg_file):

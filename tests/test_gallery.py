@@ -30,10 +30,9 @@ def runs(tmp_path_factory, large_dataset) -> Path:
     out = tmp_path_factory.mktemp("gallery")
     folders = {"photos": large_dataset.hr, "test": (large_dataset.valid_hr,)}
     short = {"n_epochs": 1, "batch_size": 2, "n_valid": 1}
-    few = {
-        name: (train, settings | short | ({"n_epochs_gan": 1} if name == "esrgan" else {}))
-        for name, (train, settings) in gallery.RUNS.items()
-    }
+    few = {name: (train, settings | short) for name, (train, settings) in gallery.RUNS.items()}
+    few["esrgan"][1]["n_epochs_gan"] = 1
+    few["cvae"][1]["valid_patches"] = few["srvae"][1]["valid_patches"] = 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gallery, "RUNS", few)
         return gallery.gallery(**folders, share=0.002, out=out, device="cpu")

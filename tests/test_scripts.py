@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -120,24 +119,54 @@ SAYS = {  # what each script's --help says, besides much else
 }
 
 
-@pytest.fixture(scope="module")
-def helps(tmp_path_factory) -> dict[str, subprocess.CompletedProcess]:
-    """Each script with --help, from another directory, two at once."""
-    folder = tmp_path_factory.mktemp("elsewhere")
+# Each script as `python SCRIPT --help` starts it, in a process forked from one that has imported
+# what takes seconds, and nothing of ours.
+START_ALL = """
+import os, runpy, sys, traceback
+import matplotlib.figure, skimage, torch, tyro
+for number, script in enumerate(sys.argv[1:]):
+    if os.fork():
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+    else:
+        file = os.open(f"{number}.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, 1), os.dup2(file, 2)
+        sys.path[0], sys.argv = os.path.dirname(script), [script, "--help"]
+        code = 1
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)  # (to take torch down takes longer than all this)
+"""
 
-    def call(script: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / script), "--help"]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(SAYS, pool.map(call, SAYS), strict=True))
+def start_all(scripts: list[str], folder: Path) -> list[tuple[int, str]]:
+    """Return exit code and output of each script with --help, started in `folder`."""
+    options = {"cwd": folder, "text": True}
+    if not hasattr(os, "fork"):
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = (subprocess.run([sys.executable, s, "--help"], **options) for s in scripts)
+        return [(process.returncode, process.stdout) for process in done]
+    command = [sys.executable, "-c", START_ALL, *scripts]
+    codes = subprocess.check_output(command, **options).split()
+    return [(int(code), (folder / f"{i}.txt").read_text()) for i, code in enumerate(codes)]
 
 
-@pytest.mark.parametrize("script", SAYS)
-def test_scripts_start_from_any_directory_and_explain_their_flags(script, helps):
-    done = helps[script]
-    assert done.returncode == 0, done.stderr
-    assert SAYS[script] in re.sub(r"[\s│]+", " ", done.stdout)
+def test_scripts_start_from_any_directory_and_explain_their_flags(tmp_path):
+    started = start_all([str(ROOT / script) for script in SAYS], tmp_path)
+    for (script, words), (code, output) in zip(SAYS.items(), started, strict=True):
+        assert code == 0, output
+        assert words in re.sub(r"[\s│]+", " ", output), script
+
+
+def test_start_of_a_script_that_fails_is_seen(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import common")  # without its folder on sys.path
+    ((code, output),) = start_all([str(broken)], tmp_path)
+    assert code == 1 and "No module named 'common'" in output
 
 
 def test_importing_a_script_does_nothing_else(tmp_path):

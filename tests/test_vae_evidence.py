@@ -17,7 +17,12 @@ from scripts import samples, vae_evidence
 from scripts.lpips import load_lpips
 
 
-def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, capsys):
+def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, capsys, monkeypatch):
+    few = {
+        name: (train, changes | {"valid_patches": 2})
+        for name, (train, changes) in vae_evidence.NETWORKS.items()
+    }
+    monkeypatch.setattr(vae_evidence, "NETWORKS", few)
     settings = {"photos": large_dataset.hr, "test": (large_dataset.valid_hr,), "seeds": (0,)}
     settings |= {"n_features": 4, "batch_size": 2, "n_epochs": 1, "steps_per_epoch": 2}
     settings |= {"n_valid": 1, "n_patches": 4, "n_samples": 3, "out": tmp_path, "device": "cpu"}

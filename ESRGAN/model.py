@@ -102,7 +102,8 @@ class GeneratorRRDB(nn.Module):
         x = self.lrelu(self.upconv1(x))  # (N, 64, 2H, 2W)
         x = functional.interpolate(x, scale_factor=2, mode="nearest")
         x = self.lrelu(self.upconv2(x))  # (N, 64, 4H, 4W)
-        return self.conv_last(self.lrelu(self.HR_conv(x)))  # (N, 3, 4H, 4W)
+        # Contiguous, (N, 3, 4H, 4W): what takes it works in its own layout, not in this network's.
+        return self.conv_last(self.lrelu(self.HR_conv(x))).contiguous()
 
     def _through_body(self, x: torch.Tensor) -> torch.Tensor:
         if self.checkpointing and torch.is_grad_enabled():

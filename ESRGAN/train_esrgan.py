@@ -169,7 +169,9 @@ def train_esrgan(
     generator = place(generator, device, compile)
     average = copy.deepcopy(generator).requires_grad_(False)
     kept = copy.deepcopy(average)  # what is validated and saved
-    discriminator = place(Discriminator(patch_size, discriminator_features), device, compile)
+    discriminator = Discriminator(patch_size, discriminator_features)
+    # (On CPUs batch norm of large images is slow in channels_last.)
+    discriminator = place(discriminator, device, compile, cpu_layout=torch.contiguous_format)
 
     # optimisers
     def adam(network: torch.nn.Module) -> torch.optim.Adam:

@@ -63,14 +63,22 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def place(network: torch.nn.Module, device: torch.device, compile: bool = False) -> torch.nn.Module:
-    """Move `network` to `device`, in channels_last layout on CUDA.
+def place(
+    network: torch.nn.Module,
+    device: torch.device,
+    compile: bool = False,
+    cpu_layout: torch.memory_format = torch.channels_last,
+) -> torch.nn.Module:
+    """Move `network` to `device`, in channels_last layout, in which convolutions are faster.
+
+    Images need not be in it: a layer's result is in the layout of its weights.
 
     Args:
         compile: torch.compile it at the first call; a copy of it is not compiled, nor is `forward`.
+        cpu_layout: for networks that are slower in that layout on CPUs.
     """
     processes.share_batch_norm(network)
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    layout = torch.channels_last if device.type == "cuda" else cpu_layout
     network = network.to(device=device, memory_format=layout)
     if compile:
         network.compile()

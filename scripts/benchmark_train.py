@@ -101,14 +101,15 @@ class Adversaries:
         fast: bool,
         n_features: int = 64,
     ):
-        def put(network: nn.Module) -> nn.Module:
-            return place(network, device) if fast else network.to(device)
+        def put(network: nn.Module, **layout: torch.memory_format) -> nn.Module:
+            return place(network, device, **layout) if fast else network.to(device)
 
         def adam(network: nn.Module) -> torch.optim.Adam:
             return torch.optim.Adam(network.parameters(), 1e-4, (0.9, 0.99), fused=fast)
 
         self.generator = put(generator)
-        self.discriminator = put(Discriminator(patch_size, n_features))
+        discriminator = Discriminator(patch_size, n_features)
+        self.discriminator = put(discriminator, cpu_layout=torch.contiguous_format)
         self.vgg = put(VGG19Features(vgg_weights))
         self.optimizer_g, self.optimizer_d = adam(self.generator), adam(self.discriminator)
         self.precision = autocast(device) if fast else torch.autocast(device.type, enabled=False)

@@ -250,7 +250,7 @@ def test_step_that_is_not_finite_is_named_with_its_photos(dataset, tmp_path, mon
     """The gradient alone, its loss is a number; the photos are found from the crops' pixels."""
     batches, networks = [], []
 
-    def place(network, *where):
+    def place(network, *where, **layout):
         networks.append(network)
         return network
 

@@ -335,6 +335,8 @@ def test_memory_stays_flat_over_two_hundred_steps(dataset, tmp_path, monkeypatch
         megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
         return original(*args)
 
+    original = script.to_device
+    monkeypatch.setattr(script, "to_device", to_device)
     settings = SMALL | {"n_epochs": 2, "n_epochs_gan": 2, "steps_per_epoch": 65}
     train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "p")
     psnr_stage, gan_stage = megabytes[:130], megabytes[130:]

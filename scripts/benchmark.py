@@ -126,18 +126,17 @@ def train(
             ratios |= measure("train_psnr", sides, **options)
         if stage in ("both", "gan"):
             sizes = (patch_size, batch_size, n_blocks, random_vgg(Path(folder)), str(where))
-            usual = partial(gan_step, "usual", "spandrel", False, *sizes)
-            algebra = partial(gan_step, "our", "spandrel", False, *sizes)
+            forms = {
+                "spandrel, five passes of D": ("usual", "spandrel", False),
+                "spandrel, nothing frozen": ("unfrozen", "spandrel", False),
+                "spandrel, two passes": ("our", "spandrel", False),
+            }
             sides = [
-                Side("GAN: spandrel, five passes of D", usual, batch_size),
-                Side("GAN: the same with two passes", algebra, batch_size),
-                Side(
-                    "GAN: ours",
-                    partial(gan_step, "our", "ours", True, *sizes),
-                    batch_size,
-                    precision=ours,
-                ),
+                Side(f"GAN: {name}", partial(gan_step, *form, *sizes), batch_size)
+                for name, form in forms.items()
             ]
+            our_step = partial(gan_step, "our", "ours", True, *sizes)
+            sides.append(Side("GAN: ours", our_step, batch_size, precision=ours))
             ratios |= measure("train_gan", sides, **options)
     return ratios
 

@@ -115,7 +115,7 @@ class Adversaries:
         self.precision = autocast(device) if fast else torch.autocast(device.type, enabled=False)
 
     def usual_step(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
-        """Update both with five passes through the discriminator, as public toolkits do.
+        """Update both with five passes through the discriminator, as BasicSR does.
 
         Two in the generator's turn, three in its own, where real and fake are learned from one
         after the other. A gradient of both terms' means is taken, so that the result is our_step's.
@@ -142,6 +142,30 @@ class Adversaries:
         relativistic_loss(real.detach(), fake).backward()
         self.optimizer_d.step()
         for value in (*losses, loss_real):
+            value.item()
+
+    def unfrozen_step(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
+        """Update both as PyTorch-GAN does: four passes, and gradients that nobody asks for.
+
+        Neither VGG19's nor, in the generator's turn, the discriminator's weights are kept out of
+        the graph.
+        """
+        generator, discriminator, vgg = self.generator, self.discriminator, self.vgg
+        vgg.requires_grad_(True).zero_grad()
+        self.optimizer_g.zero_grad()
+        sr = generator(lr)
+        perceptual = functional.l1_loss(vgg(sr), vgg(hr).detach())
+        gan = relativistic_loss(discriminator(sr), discriminator(hr).detach())
+        losses = perceptual, gan, functional.l1_loss(sr, hr)
+        loss = sum(weight * value for weight, value in zip(_WEIGHTS, losses, strict=True))
+        loss.backward()
+        self.optimizer_g.step()
+
+        self.optimizer_d.zero_grad()
+        loss_d = relativistic_loss(discriminator(hr), discriminator(sr.detach()))
+        loss_d.backward()
+        self.optimizer_d.step()
+        for value in (*losses, loss_d):
             value.item()
 
     def our_step(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
@@ -184,7 +208,7 @@ def gan_step(
     """Return a step of the GAN stage on images in memory.
 
     Args:
-        form: "usual" or "our", of `Adversaries`.
+        form: "usual", "unfrozen" or "our", of `Adversaries`.
         network: "spandrel" or "ours".
     """
     where = torch.device(device)
@@ -197,7 +221,7 @@ def gan_step(
     both = Adversaries(generator, patch_size, vgg_weights, where, fast)
     sizes = (patch_size // 4, patch_size)
     lr, hr = (torch.randint(256, (batch_size, 3, n, n), dtype=torch.uint8) for n in sizes)
-    update = both.usual_step if form == "usual" else both.our_step
+    update = getattr(both, f"{form}_step")
 
     def step(k: int) -> None:
         if fast:

@@ -294,6 +294,19 @@ def test_both_stages_train_on_cuda(dataset, tmp_path):
     assert len(rows_of(run)) == 4
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_bfloat16_costs_no_quality(dataset, tmp_path, monkeypatch):
+    """1,200 steps of the quick start's network, from one seed."""
+    settings = SMALL | {"n_blocks": 2, "n_features": 24, "growth": 12, "patch_size": 64}
+    settings |= {"batch_size": 8, "n_epochs": 4, "n_epochs_gan": 0, "steps_per_epoch": 300}
+    settings |= {"device": "cuda"}
+    runs = [train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "bfloat16")]
+    monkeypatch.setattr(script, "autocast", lambda device: torch.autocast("cuda", enabled=False))
+    runs += [train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "full")]
+    bfloat16, full = (float(rows_of(run)[-1]["psnr_y"]) for run in runs)
+    assert bfloat16 == pytest.approx(full, abs=0.05)
+
+
 def flags(settings: dict) -> list[str]:
     pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items()]
     return [word for pair in pairs for word in pair]

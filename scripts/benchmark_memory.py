@@ -34,7 +34,7 @@ SETTINGS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
 
 
 def train_two_steps(
-    name: str, folders: dict[str, Path], vgg_weights: Path, device: str, changes: dict[str, Any]
+    name: str, folders: dict[str, Path], vgg_weights: Path, device: str, **changes: Any
 ) -> Callable[[int], None]:
     """Train two steps of `SETTINGS[name]`, changed by `changes`; the result has nothing to do."""
     function, settings = SETTINGS[name]

@@ -13,6 +13,7 @@ from torch.nn import functional
 from ESRGAN.model import Discriminator, GeneratorRRDB
 from ESRGAN.train_esrgan import relativistic_loss
 from scripts import benchmark
+from scripts.benchmark_memory import train_two_steps
 from scripts.benchmark_train import Adversaries
 from scripts.measuring import Side, measure, peak_memory
 
@@ -143,3 +144,14 @@ def test_benchmark_of_the_tiles_measures_every_model(capsys):
     differences = benchmark.tiles(models=("bicubic",), tile=120, device="cpu")
     assert len(differences["bicubic"]) == 3 and max(differences["bicubic"]) < 0.01
     assert "bicubic" in capsys.readouterr().out
+
+
+def test_benchmark_of_memory_trains_each_script(tmp_path, monkeypatch):
+    name = "ESRGAN, GAN stage"
+    small = {"n_blocks": 1, "n_features": 8, "growth": 4, "batch_size": 2, "patch_size": 32}
+    monkeypatch.setattr(benchmark, "train_two_steps", partial(train_two_steps, **small))
+    peaks = benchmark.memory(scripts=(name,), out=tmp_path, device="cpu")
+    assert peaks[name] is None or 200 < peaks[name] < 3000
+    assert written(tmp_path, "memory")[name]["peak_memory_mb"] == peaks[name]
+    with pytest.raises(ValueError, match=r"scripts holds \['ESRGAN'\], expected some of"):
+        benchmark.memory(scripts=("ESRGAN",), out=tmp_path)

@@ -25,6 +25,7 @@ from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
+from scripts import benchmark
 from scripts.builtin_photos import builtin_photos
 from scripts.compare import compare
 from scripts.cyclegan_evidence import cyclegan_evidence
@@ -35,6 +36,7 @@ from scripts.gallery import gallery
 from scripts.prepare_dataset import prepare_dataset
 from scripts.quickstart import quickstart, table
 from scripts.samples import samples
+from scripts.stress import stress
 from scripts.upscale import upscale
 from scripts.vae_evidence import vae_evidence
 from SRVAE.model import SRVAE
@@ -210,7 +212,8 @@ def test_readme_names_files_and_flags_that_exist():
             seen |= names
     assert {"n_blocks", "n_features", "jobs"} <= seen
     everywhere = {flag.replace("-", "_") for flag in re.findall(r"--(?:no-)?([a-z][\w-]+)", README)}
-    known = set().union(*(inspect.signature(f).parameters for f in FUNCTIONS.values()))
+    functions = [*FUNCTIONS.values(), benchmark.train, stress]
+    known = set().union(*(inspect.signature(function).parameters for function in functions))
     known |= {"help", "nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint"}  # torchrun's
     assert {"degradation", "ablation", "resume"} <= everywhere <= known
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from torch import nn
 
 from common.crops import crops_of_step
@@ -136,5 +137,6 @@ def _plot(axes: Any, rows: list[dict[str, Any]], labels: dict[str, str]) -> None
     for name, label in labels.items():
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
     axes.grid(alpha=0.3)
     axes.legend()

@@ -26,7 +26,7 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         if device.type == "cuda" and not torch.cuda.is_available():
-            print('device="cuda", but torch finds no GPU: going on with the CPU')
+            print(f'device="{name}", but torch finds no GPU: going on with the CPU')
             device = torch.device("cpu")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

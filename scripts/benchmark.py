@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -61,14 +61,14 @@ def data(
         out: folder of the JSON file and the picture.
         peaks: measure peak memory, each side in a process of its own.
     """
+    options = _options("crops", rounds, out, peaks, torch.device("cpu"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         pairs = large_photos(Path(folder), n_photos)
         sides = [
             Side("decoding per crop", partial(decode_each, pairs, patch_size), 1, 2 * n_photos),
             Side("pixel store", partial(from_store, pairs, patch_size), 1, 5000),
         ]
-        options = {"unit": "crops", "rounds": rounds, "out": out, "peaks": peaks}
-        return measure("data", sides, device=torch.device("cpu"), **options)
+        return measure("data", sides, **options)
 
 
 def train(
@@ -104,7 +104,7 @@ def train(
     _require_spandrel()
     where = choose_device(device)
     ours = torch.bfloat16 if where.type == "cuda" else torch.float32
-    options = {"unit": "images", "rounds": rounds, "out": out, "peaks": peaks, "device": where}
+    options = _options("images", rounds, out, peaks, where)
     ratios = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if stage in ("both", "psnr"):
@@ -161,6 +161,7 @@ def upscale(
     """
     _require_spandrel()
     where = choose_device(device)
+    options = _options("images", rounds, out, peaks, where)
     lr = to_tensor(read_image(PHOTO))[..., :size, 90 : 90 + size].contiguous()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = write_network(Path(folder), n_blocks)
@@ -176,8 +177,7 @@ def upscale(
             sides.append(Side("ours, OpenVINO", partial(ours, {"backend": "openvino"}), 1))
         else:
             print("without OpenVINO, which is not installed: pip install openvino")
-        options = {"unit": "images", "rounds": rounds, "out": out, "peaks": peaks}
-        return measure("upscale", sides, device=where, **options)
+        return measure("upscale", sides, **options)
 
 
 def scaling(
@@ -281,6 +281,15 @@ def tiles(
             print(f"{title[-42:]:42}" + "".join(f"{value:9.4f}" for value in differences))
             results[title] = differences
     return results
+
+
+def _options(
+    unit: str, rounds: int, out: Path, peaks: bool, device: torch.device
+) -> dict[str, Any]:
+    """Return what `measure` takes besides sides."""
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}, expected 1 or more")
+    return {"unit": unit, "rounds": rounds, "out": out, "peaks": peaks, "device": device}
 
 
 def _require_spandrel() -> None:

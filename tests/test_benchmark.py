@@ -34,6 +34,8 @@ def test_benchmark_of_the_data_measures_both_sides(tmp_path, capsys):
     assert "decoding per crop" in out and f"{ratios['pixel store']:.2f}" in out
     assert ratios["decoding per crop"] == 1 and ratios["pixel store"] > 10
     assert written(tmp_path, "data")["pixel store"]["ratio"] == ratios["pixel store"]
+    with pytest.raises(ValueError, match="rounds is 0, expected 1 or more"):
+        benchmark.data(rounds=0)
 
 
 def test_benchmark_of_training_measures_both_stages(tmp_path, monkeypatch):

@@ -76,6 +76,8 @@ def stress(
     """
     if unknown := set(scripts) - set(SCRIPTS):
         raise ValueError(f"{', '.join(unknown)}: expected some of {', '.join(SCRIPTS)}")
+    # What killed processes leave is their system's to clean up, and no news here.
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
     with contextlib.ExitStack() as stack:
         if folder is None:
             temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)

@@ -114,6 +114,7 @@ def train(
             usual = partial(usual_psnr_step, *made)
             kinds = {
                 "ours": {},
+                "ours, no waiting for crops": {"new_crops": False},
                 "ours, checkpointing": {"checkpointing": True},
                 "ours, RRDBs with conv_last": {"conv_last": True},
             }

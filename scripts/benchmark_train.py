@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,11 +61,18 @@ def our_psnr_step(
     conv_last: bool = False,
     checkpointing: bool = False,
     compile: bool = False,
+    new_crops: bool = True,
 ) -> Step:
-    """Return a step of the PSNR stage as train_esrgan.py does it."""
+    """Return a step of the PSNR stage as train_esrgan.py does it.
+
+    Args:
+        new_crops: else the first batch comes again and again: what is faster then is the wait.
+    """
     where = torch.device(device)
     crops = PairedCrops(pairs, patch_size, seed=0)
     stream = batches(crops, 0, 1000, batch_size, workers, where, on_device=None)
+    if not new_crops:
+        stream = itertools.repeat(next(stream))
     generator = GeneratorRRDB(n_blocks, conv_last=conv_last)
     generator.checkpointing = checkpointing
     generator = place(generator, where, compile)

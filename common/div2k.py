@@ -22,8 +22,8 @@ from common.archives import unpack
 from common.download import (
     NETWORK_ERRORS,
     content_length,
+    digest_of,
     download,
-    md5_of,
     part_of,
     retry,
     size_of,
@@ -109,7 +109,7 @@ def _fetch(root: Path, names: list[str], base_url: str, pause: float) -> None:
     for name, archive in archives.items():
         if not archive.exists():
             urls[name] = f"{base_url.rstrip('/')}/{name}.zip"
-        elif (found := md5_of(archive)) != ARCHIVES[name][0]:
+        elif (found := digest_of(archive)) != ARCHIVES[name][0]:
             raise OSError(
                 f"{archive} has the MD5 {found}, expected {ARCHIVES[name][0]}: it is damaged or "
                 "incomplete, so replace it, or delete it and run again to download it anew"

@@ -1,4 +1,4 @@
-"""Download a large file, checked by its MD5, going on where an earlier attempt stopped."""
+"""Download a large file, checked by its digest, going on where an earlier attempt stopped."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def _bar(what: str, total: int, initial: int = 0) -> tqdm:
     return progress_bar(desc=what, total=total or None, initial=initial, unit="B", unit_scale=True)
 
 
-def md5_of(path: Path) -> str:
-    """Return the MD5 of the file at `path`, as 32 hexadecimal digits."""
-    digest = hashlib.md5(usedforsecurity=False)
+def digest_of(path: Path, kind: str = "md5") -> str:
+    """Return the digest of the file at `path`, as hexadecimal digits."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file, _bar(f"check {path.name}", size_of(path)) as bar:
         while block := file.read(BLOCK):
             digest.update(block)
@@ -83,29 +83,35 @@ def content_length(url: str) -> int:
         return length_of(response, 0)
 
 
-def download(url: str, archive: Path, md5: str, n_bytes: int, pause: float) -> None:
+def download(
+    url: str, archive: Path, digest: str, n_bytes: int, pause: float, kind: str = "md5"
+) -> None:
     """Download `url` to `archive`, going on with the part that an interrupted run has left.
 
-    A download with a wrong MD5 is repeated once from the first byte, then raises `OSError`.
+    A download with a wrong digest is repeated once from the first byte, then raises `OSError`.
+
+    Args:
+        digest: hexadecimal digits; of a `kind` such as "sha256" the first ones are enough.
+        n_bytes: at most; 0: unknown.
     """
     archive.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(archive)
     for _ in range(2):
         retry(partial(_download_rest, url, part, n_bytes), pause, partial(size_of, part))
-        if (found := md5_of(part)) == md5:
+        if (found := digest_of(part, kind)).startswith(digest):
             part.replace(archive)
             return
         part.unlink()
     raise OSError(
-        f"{url} came twice with a wrong MD5, {found}, expected {md5}: something on the way "
-        "changes it, so try another network or download it by hand"
+        f"{url} came twice with a wrong {kind.upper()}, {found}, expected {digest}: something on "
+        "the way changes it, so try another network or download it by hand"
     )
 
 
 def _download_rest(url: str, part: Path, n_bytes: int) -> int:
     """Append to `part` what it lacks of `url`, and return its size.
 
-    Whether old and new bytes belong together is left to the MD5. Raises one of `NETWORK_ERRORS`
+    Whether old and new bytes belong together is left to the digest. Raises one of `NETWORK_ERRORS`
     when the connection breaks, `OSError` when more than `n_bytes` (0: unknown) come.
     """
     start = size_of(part)

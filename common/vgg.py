@@ -8,9 +8,15 @@ import torch
 from torch import nn
 
 from common import checkpoint
+from common.download import NETWORK_ERRORS, download
+from common.files import locked, require_free_space
+from common.plain import plain
 
 # VGG19_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+_SHA256 = "dcbb9e9d"  # its first digits, as torch.hub checks them
+_MOST_BYTES = 600_000_000
+_PAUSE = 2.0  # seconds before a failed attempt is repeated, doubled each time
 _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)
 
 
@@ -55,19 +61,27 @@ class VGG19Features(nn.Module):
 
 def cached_weights() -> Path | None:
     """Return where torchvision's VGG19 weights lie on this machine; None: not downloaded yet."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
-    return path if path.exists() else None
+    return _place() if _place().exists() else None
+
+
+def _place() -> Path:
+    """Return where torch.hub, too, keeps them."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
 
 
 def _torchvision_weights() -> dict[str, torch.Tensor]:
-    try:
-        return torch.hub.load_state_dict_from_url(
-            URL, map_location="cpu", check_hash=True, weights_only=True
-        )
-    except OSError as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise ConnectionError(
-            f"VGG19's weights for the perceptual loss cannot be downloaded ({error}). Fetch {URL} "
-            f"by hand into {folder}, name a local copy (vgg_weights=..., --vgg-weights ...), or "
-            "train without the perceptual loss (perceptual_weight=0, --perceptual-weight 0)"
-        ) from error
+    path = _place()
+    if not path.exists():
+        try:
+            with locked(path, "downloads VGG19's weights"):
+                if not path.exists():
+                    require_free_space(path.parent, _MOST_BYTES, "for VGG19's weights")
+                    download(URL, path, _SHA256, _MOST_BYTES, _PAUSE, kind="sha256")
+        except (*NETWORK_ERRORS, OSError) as error:
+            raise ConnectionError(
+                f"VGG19's weights for the perceptual loss cannot be downloaded ({plain(error)}). "
+                f"Fetch {URL} by hand into {path.parent}, name a local copy (vgg_weights=..., "
+                "--vgg-weights ...), or train without the perceptual loss (perceptual_weight=0, "
+                "--perceptual-weight 0)"
+            ) from error
+    return checkpoint.load(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import signal
-import urllib.error
 
 import pytest
 import torch
@@ -128,11 +127,10 @@ def test_gradient_of_the_features_reaches_the_image(vgg_file):
     assert image.grad.abs().sum() > 0
 
 
-def test_missing_vgg_weights_offline_name_the_ways_on(monkeypatch):
-    def offline(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+def test_missing_vgg_weights_offline_name_the_ways_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(vgg, "URL", "http://127.0.0.1:9/vgg19.pth")
+    monkeypatch.setattr(vgg, "_PAUSE", 0)
     with pytest.raises(ConnectionError, match=r"by hand into .*vgg_weights=.*perceptual_weight=0"):
         VGG19Features()
 

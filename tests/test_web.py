@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import socket
 import threading
@@ -10,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable
 
 import pytest
+import torch
 
-from common import download, web
+from common import download, vgg, web
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -125,6 +127,37 @@ def test_slow_connection_that_brings_enough_is_kept(serve, tmp_path, monkeypatch
     monkeypatch.setattr(web, "LEAST_BYTES", 2)
     answer = dripping(OK + b"Content-Length: 20\r\n\r\n")
     assert get(serve(answer), tmp_path / "part", 20) == 20
+
+
+def served_weights(serve, monkeypatch, torch_home, answer: Callable[[], Iterable[bytes]]):
+    """Let VGG19's weights come from a server on this machine."""
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
+    monkeypatch.setattr(vgg, "URL", serve(answer))
+    monkeypatch.setattr(vgg, "_PAUSE", 0)
+    return torch_home / "hub" / "checkpoints" / "a.zip"
+
+
+def test_vgg_weights_are_downloaded_and_kept(serve, vgg_file, tmp_path, monkeypatch):
+    content = vgg_file.read_bytes()
+    answer = OK + f"Content-Length: {len(content)}\r\n\r\n".encode() + content
+    path = served_weights(serve, monkeypatch, tmp_path, lambda: [answer])
+    monkeypatch.setattr(vgg, "_SHA256", hashlib.sha256(content).hexdigest()[:8])
+    features = vgg.VGG19Features().state_dict()
+    assert path.read_bytes() == content and vgg.cached_weights() == path
+    expected = vgg.VGG19Features(vgg_file).state_dict()
+    assert all(torch.equal(features[key], expected[key]) for key in expected)
+
+
+def test_vgg_weights_that_never_end_or_are_others_are_left(serve, tmp_path, monkeypatch):
+    path = served_weights(serve, monkeypatch, tmp_path, endless(OK + b"\r\n", b"x"))
+    monkeypatch.setattr(vgg, "_MOST_BYTES", 10**6)
+    with pytest.raises(ConnectionError, match=r"goes on after 1000000 bytes.*vgg_weights="):
+        vgg.VGG19Features()
+    answer = OK + b"Content-Length: 3\r\n\r\nabc"
+    path = served_weights(serve, monkeypatch, tmp_path, lambda: [answer])
+    with pytest.raises(ConnectionError, match=r"wrong SHA256.*expected dcbb9e9d"):
+        vgg.VGG19Features()
+    assert not path.exists() and vgg.cached_weights() is None
 
 
 def test_body_in_small_chunks_arrives(serve, tmp_path):

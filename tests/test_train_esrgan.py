@@ -304,7 +304,7 @@ def test_bfloat16_costs_no_quality(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "autocast", lambda device: torch.autocast("cuda", enabled=False))
     runs += [train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "full")]
     bfloat16, full = (float(rows_of(run)[-1]["psnr_y"]) for run in runs)
-    assert bfloat16 > full - 0.05
+    assert bfloat16 == pytest.approx(full, abs=0.05)
 
 
 def flags(settings: dict) -> list[str]:

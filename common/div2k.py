@@ -28,7 +28,7 @@ from common.download import (
     retry,
     size_of,
 )
-from common.files import locked, require_free_space
+from common.files import locked_if_possible, require_free_space
 from common.plain import plain
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -92,8 +92,8 @@ def download_div2k(
     names = [name for name in (hr, lr) if not _is_complete(root, name)]
     with contextlib.ExitStack() as stack:
         if names:
-            with contextlib.suppress(OSError, NotImplementedError):  # no lock can be had here
-                stack.enter_context(locked(root / "DIV2K", f"downloads DIV2K to {root}"))
+            lock = locked_if_possible(root / "DIV2K", f"downloads DIV2K to {root}")
+            stack.enter_context(lock)
             _fetch(root, [name for name in names if not _is_complete(root, name)], base_url, pause)
         _check_pairs(_folder(root, hr), _folder(root, lr), suffixes)
         for name in names:

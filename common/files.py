@@ -91,6 +91,19 @@ def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterato
         lock.release()
 
 
+@contextlib.contextmanager
+def locked_if_possible(path: str | Path, wait_for: str) -> Iterator[bool]:
+    """Hold the lock of `path` as `locked` does; give False where none can be had, and go on."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, wait_for))
+        except (OSError, NotImplementedError):  # a file system without locks
+            is_locked = False
+        else:
+            is_locked = True
+        yield is_locked
+
+
 def refuse_unwritable(folder: str | Path) -> None:
     """Raise `OSError` when `folder`, which need not exist yet, cannot be written to."""
     place = _existing(folder)

@@ -10,7 +10,6 @@ height, width and offset), then each photo as (H, W, 3) uint8.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.files import locked, remove_leftovers, require_free_space, written_whole
+from common.files import locked_if_possible, remove_leftovers, require_free_space, written_whole
 from common.images import image_size, list_images, read_image
 from common.progress import progress_bar
 
@@ -121,16 +120,13 @@ def _read_header(file: Path, fingerprint: list) -> bytes | None:
 
 def _build_once(file: Path, paths: list[Path], fingerprint: list, n_processes: int | None) -> None:
     """Build the store unless another process does it, or has done it, at the same time."""
-    with contextlib.ExitStack() as stack:
-        try:
-            what = f"decodes the photos of {paths[0].parent}"
-            stack.enter_context(locked(file, what))
-        except (OSError, NotImplementedError):  # no lock can be had here
-            remove_leftovers(file.parent, file)
-        else:
+    with locked_if_possible(file, f"decodes the photos of {paths[0].parent}") as is_locked:
+        if is_locked:
             remove_leftovers(file.parent, file, older_than=0)
             if _read_header(file, fingerprint) is not None:
                 return
+        else:
+            remove_leftovers(file.parent, file)
         _build(file, paths, fingerprint, n_processes)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from common import checkpoint
 from common.download import NETWORK_ERRORS, download
-from common.files import locked, require_free_space
+from common.files import locked_if_possible, require_free_space
 from common.plain import plain
 
 # VGG19_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
@@ -61,7 +61,8 @@ class VGG19Features(nn.Module):
 
 def cached_weights() -> Path | None:
     """Return where torchvision's VGG19 weights lie on this machine; None: not downloaded yet."""
-    return _place() if _place().exists() else None
+    path = _place()
+    return path if path.exists() else None
 
 
 def _place() -> Path:
@@ -73,7 +74,7 @@ def _torchvision_weights() -> dict[str, torch.Tensor]:
     path = _place()
     if not path.exists():
         try:
-            with locked(path, "downloads VGG19's weights"):
+            with locked_if_possible(path, "downloads VGG19's weights"):
                 if not path.exists():
                     require_free_space(path.parent, _MOST_BYTES, "for VGG19's weights")
                     download(URL, path, _SHA256, _MOST_BYTES, _PAUSE, kind="sha256")

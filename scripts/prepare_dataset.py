@@ -29,7 +29,7 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common.files import locked, remove_leftovers
+from common.files import locked_if_possible, remove_leftovers
 from common.flags import command_line
 from common.images import list_images, passed_over, read_image, write_image
 from common.pixel_store import in_processes
@@ -101,11 +101,8 @@ def prepare_dataset(
         for path in paths
     ]
     with contextlib.ExitStack() as stack:
-        age = 0.0
-        try:
-            stack.enter_context(locked(out / f"DIV2K_{split}", f"prepares {hr_folder}"))
-        except (OSError, NotImplementedError):  # no lock can be had here
-            age = 3600.0
+        lock = locked_if_possible(out / f"DIV2K_{split}", f"prepares {hr_folder}")
+        age = 0.0 if stack.enter_context(lock) else 3600.0
         for folder in (hr_folder, lr_folder):
             remove_leftovers(folder, older_than=age)
         missing = [

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import pytest
 import torch
 
-from common import download, vgg, web
+from common import download, files, vgg, web
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -137,7 +137,13 @@ def served_weights(serve, monkeypatch, torch_home, answer: Callable[[], Iterable
     return torch_home / "hub" / "checkpoints" / "a.zip"
 
 
-def test_vgg_weights_are_downloaded_and_kept(serve, vgg_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_vgg_weights_are_downloaded_and_kept(serve, vgg_file, tmp_path, monkeypatch, has_locks):
+    def no_locks(*args, **kwargs):
+        raise NotImplementedError("this file system has none")
+
+    if not has_locks:
+        monkeypatch.setattr(files.FileLock, "acquire", no_locks)
     content = vgg_file.read_bytes()
     answer = OK + f"Content-Length: {len(content)}\r\n\r\n".encode() + content
     path = served_weights(serve, monkeypatch, tmp_path, lambda: [answer])

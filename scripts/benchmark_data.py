@@ -48,27 +48,29 @@ class DecodedCrops(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        lr, hr = (np.asarray(Image.open(path).convert("RGB")) for path in self.pairs[i])
-        n = self.patch_size // 4
-        y, x = (int(torch.randint(size - n + 1, ())) for size in lr.shape[:2])
+        crops = _decoded_crop(self.pairs[i], self.patch_size)
         flips = [axis for axis in (0, 1) if torch.rand(()) < 0.5]
-        crops = lr[y : y + n, x : x + n], hr[4 * y : 4 * (y + n), 4 * x : 4 * (x + n)]
         crops = (np.flip(crop, flips).transpose(2, 0, 1).astype(np.float32) / 255 for crop in crops)
         return tuple(torch.from_numpy(np.ascontiguousarray(crop)) for crop in crops)
 
 
 def decode_each(pairs: Pairs, patch_size: int) -> Callable[[int], None]:
     """Return what decodes both PNGs for a crop."""
-    order = itertools.cycle(range(len(pairs)))
-    rng = np.random.default_rng(0)
+    order = itertools.cycle(pairs)
 
     def cut(k: int) -> None:
-        lr, hr = (np.asarray(Image.open(path).convert("RGB")) for path in pairs[next(order)])
-        n = patch_size // 4
-        y, x = (int(rng.integers(size - n + 1)) for size in lr.shape[:2])
-        lr[y : y + n, x : x + n].copy(), hr[4 * y : 4 * (y + n), 4 * x : 4 * (x + n)].copy()
+        lr, hr = _decoded_crop(next(order), patch_size)
+        lr.copy(), hr.copy()
 
     return cut
+
+
+def _decoded_crop(pair: tuple[Path, Path], patch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Decode both PNGs and return an aligned crop of each, a view."""
+    lr, hr = (np.asarray(Image.open(path).convert("RGB")) for path in pair)
+    n = patch_size // 4
+    y, x = (int(torch.randint(size - n + 1, ())) for size in lr.shape[:2])
+    return lr[y : y + n, x : x + n], hr[4 * y : 4 * (y + n), 4 * x : 4 * (x + n)]
 
 
 def from_store(pairs: Pairs, patch_size: int) -> Callable[[int], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import statistics
 import tempfile
 import time
@@ -14,7 +15,7 @@ import torch.multiprocessing
 from torch.nn import functional
 
 from common.crops import to_device
-from common.device import autocast, place
+from common.device import autocast, choose_device, place
 from common.processes import average_gradients
 from ESRGAN.model import GeneratorRRDB
 
@@ -31,27 +32,35 @@ def seconds_of_steps(
         settings: n_blocks, batch_size, patch_size, steps.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        arguments = (n_processes, n_threads, settings, device, folder)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        arguments = (n_processes, port, n_threads, settings, device, folder)
         torch.multiprocessing.spawn(_train, arguments, nprocs=n_processes)
         return torch.load(Path(folder) / "seconds.pth", weights_only=True)
 
 
 def _train(
-    rank: int, n: int, n_threads: int, settings: dict[str, int], device: str, folder: str
+    rank: int,
+    n_processes: int,
+    port: int,
+    n_threads: int,
+    settings: dict[str, int],
+    device: str,
+    folder: str,
 ) -> None:
+    """Do what a process that torchrun started does."""
     torch.set_num_threads(n_threads)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(n)}
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    gpu = device.startswith("cuda")
-    where = torch.device("cuda", rank) if gpu else torch.device(device)
-    if gpu:
-        torch.cuda.set_device(where)
-    torch.distributed.init_process_group(
-        "nccl" if gpu else "gloo",
-        init_method=(Path(folder) / "meeting").resolve().as_uri(),
-        rank=rank,
-        world_size=n,
-    )
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_processes)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    where = choose_device(device)  # and join the others
+
+    def wait_for_all() -> None:
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        if n_processes > 1:
+            torch.distributed.barrier()
+
     torch.manual_seed(0)
     generator = place(GeneratorRRDB(settings["n_blocks"]), where)
     optimizer = torch.optim.Adam(generator.parameters(), 2e-4, fused=True)
@@ -60,7 +69,7 @@ def _train(
     lr, hr = to_device(images, where)
     seconds = []
     for _ in range(settings["steps"] + 2):
-        torch.distributed.barrier()
+        wait_for_all()
         began = time.perf_counter()
         with autocast(where):
             loss = functional.l1_loss(generator(lr), hr)
@@ -68,13 +77,10 @@ def _train(
         loss.backward()
         average_gradients(generator)
         optimizer.step()
-        if gpu:
-            torch.cuda.synchronize()
-        torch.distributed.barrier()
+        wait_for_all()
         seconds.append(time.perf_counter() - began)
     if rank == 0:
         torch.save(seconds[2:], Path(folder) / "seconds.pth")
-    torch.distributed.destroy_process_group()
 
 
 def efficiencies(seconds: dict[int, list[float]], batch_size: int) -> dict[str, dict]:

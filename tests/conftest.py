@@ -12,11 +12,11 @@ from typing import NamedTuple
 import pytest
 import skimage
 import torch
-from torchvision.models.vgg import cfgs, make_layers
 
 from common import checkpoint
 from common.images import read_image, write_image
 from CVAE.model import CVAE
+from scripts.benchmark_train import random_vgg
 from scripts.prepare_dataset import prepare_dataset
 
 SKIMAGE_DATA = Path(skimage.__file__).parent / "data"
@@ -45,10 +45,7 @@ class Dataset(NamedTuple):
 def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of torchvision's VGG19 with random weights, features only."""
     torch.manual_seed(0)
-    weights = make_layers(cfgs["E"]).state_dict()
-    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
-    torch.save({f"features.{key}": weight for key, weight in weights.items()}, path)
-    return path
+    return random_vgg(tmp_path_factory.mktemp("vgg"))
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ class Model:
         device: torch.device,
         precision: Precision = "full",
     ):
-        # Convolutions are faster in this layout, on GPUs and (RRDB-23: 1.3 times) on CPUs.
+        # Convolutions are faster in this layout.
         network = network.to(device, memory_format=torch.channels_last).eval()
         self.name, self.network, self.device = name, network, device
         self.precision = precision

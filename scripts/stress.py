@@ -77,7 +77,7 @@ def stress(
     if unknown := set(scripts) - set(SCRIPTS):
         raise ValueError(f"{', '.join(unknown)}: expected some of {', '.join(SCRIPTS)}")
     # What killed processes leave is their system's to clean up, and no news here.
-    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     with contextlib.ExitStack() as stack:
         if folder is None:
             temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -111,7 +111,7 @@ def stress_script(
     """Return what differs between killed and unbroken runs of a script, and when it was killed.
 
     Args:
-        arguments: of the train function, besides those in `SCRIPTS`: the photos' folders.
+        arguments: of the train function, besides those in `SCRIPTS` or in their place.
     """
     rng = random.Random(f"{name} {seed}")
     began = time.perf_counter()

@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
-from common.device import autocast, choose_device, describe, place
+from common.device import autocast, choose_device, describe, has_bfloat16, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.log import LossMeter, plot_curves, write_log
@@ -110,6 +110,7 @@ def train_esrgan(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and crops, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
     compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
@@ -146,6 +147,7 @@ def train_esrgan(
     fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
     fixed += ("patch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
+    bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
     run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
     use_vgg = perceptual_weight > 0 and n_epochs_gan > 0
@@ -201,7 +203,8 @@ def train_esrgan(
     print(
         f"{len(crops)} photos to train on, {len(validation.photos)} held out (bicubic: PSNR-Y "
         f"{validation.bicubic_psnr_y:.2f} dB, SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
-        f"generator of {n_parameters:,} parameters on {describe(device)}, writing to {out_dir}"
+        f"generator of {n_parameters:,} parameters on {describe(device, bfloat16)}, "
+        f"writing to {out_dir}"
     )
 
     # loop
@@ -244,7 +247,7 @@ def train_esrgan(
                 lr, hr = to_device(next(stream), device)
 
                 # generator
-                with autocast(device):
+                with autocast(device, bfloat16):
                     sr = generator(lr)
                     image = sr.detach().requires_grad_()  # where the losses' gradients meet
                     losses = {"pixel": functional.l1_loss(image, hr)}

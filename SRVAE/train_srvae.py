@@ -43,7 +43,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
-from common.device import autocast, choose_device, describe, place
+from common.device import autocast, choose_device, describe, has_bfloat16, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.gaussian import kl_terms, warmed_up
@@ -105,6 +105,7 @@ def train_srvae(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights, crops and z, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
     compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
@@ -133,6 +134,7 @@ def train_srvae(
     fixed = ("n_features", "n_latent", "n_blocks", "projections")
     fixed += ("patch_size", "batch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
+    bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
     run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data
@@ -170,7 +172,7 @@ def train_srvae(
         f"{len(crops)} photos to train on, {len(validation.photos)} held out (bicubic: PSNR-Y "
         f"{validation.bicubic_psnr_y:.2f} dB, SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
         f"SRVAE of {n_parameters:,} parameters, recognition of {n_of_q:,} on "
-        f"{describe(device)}, writing to {out_dir}"
+        f"{describe(device, bfloat16)}, writing to {out_dir}"
     )
     patches = [images.to(device) for images in patches]
 
@@ -198,7 +200,7 @@ def train_srvae(
                 lr, hr = to_device(next(stream), device)
 
                 # generator
-                with autocast(device):
+                with autocast(device, bfloat16):
                     mu, logvar, features = encode(lr)
                     p = mu, logvar
                     q = q_network(hr, lr)

@@ -51,16 +51,32 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def describe(device: torch.device) -> str:
-    """Return the device's name for logs: "NVIDIA H100", "CPU (x86_64, 8 threads)"."""
+def describe(device: torch.device, bfloat16: bool = False) -> str:
+    """Return the device's name for logs: "NVIDIA H100 in bfloat16", "CPU (x86_64, 8 threads)"."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type.upper()} ({platform.machine()}, {torch.get_num_threads()} threads)"
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type.upper()} ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return name + " in bfloat16" * bfloat16
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Return bfloat16 autocast on CUDA (it needs no loss scaling), and full precision elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether `device` has instructions for bfloat16, and so is faster in it.
+
+    NVIDIA's GPUs have since Ampere (on older ones, a T4 for one, torch imitates it slowly), some
+    x86 CPUs by AVX-512 or AMX. An older torch cannot tell about CPUs: then they have none.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return False
+
+
+def autocast(device: torch.device, bfloat16: bool) -> torch.autocast:
+    """Return bfloat16 autocast, which needs no loss scaling, or what leaves precision alone."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
 
 def place(

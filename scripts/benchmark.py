@@ -29,7 +29,7 @@ import skimage
 import torch
 
 from common.crops import PairedCrops
-from common.device import choose_device
+from common.device import choose_device, has_bfloat16
 from common.flags import command_line
 from common.images import read_image, to_tensor
 from common.progress import progress_bar
@@ -41,6 +41,7 @@ from scripts.benchmark_upscale import our_upscale, usual_upscale, write_network
 from scripts.measuring import OUT, Side, measure, peak_memory, report
 from scripts.models import load_model
 
+NAMES = {torch.bfloat16: "bfloat16", torch.float32: "full precision"}
 PHOTO = Path(skimage.__file__).parent / "data" / "chelsea.png"
 
 
@@ -103,7 +104,7 @@ def train(
     """
     _require_spandrel()
     where = choose_device(device)
-    ours = torch.bfloat16 if where.type == "cuda" else torch.float32
+    precisions = (torch.bfloat16, torch.float32) if has_bfloat16(where) else (torch.float32,)
     options = _options("images", rounds, out, peaks, where)
     ratios = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -112,32 +113,35 @@ def train(
             PairedCrops(pairs, patch_size, seed=0)  # the store is built once, not in first use
             made = (pairs, patch_size, batch_size, n_blocks, workers, str(where))
             usual = partial(usual_psnr_step, *made)
-            kinds = {
-                "ours": {},
-                "ours, no waiting for crops": {"new_crops": False},
-                "ours, checkpointing": {"checkpointing": True},
-                "ours, RRDBs with conv_last": {"conv_last": True},
+            changes = {
+                "no waiting for crops": {"new_crops": False},
+                "checkpointing": {"checkpointing": True},
+                "RRDBs with conv_last": {"conv_last": True},
             }
             if compile:
-                kinds["ours, compiled"] = {"compile": True}
+                changes["compiled"] = {"compile": True}
+            kinds = [("", p, {}) for p in precisions]
+            kinds += [(f", {name}", precisions[0], change) for name, change in changes.items()]
             sides = [Side("PSNR: spandrel, plain loop", usual, batch_size)]
-            for name, changes in kinds.items():
-                step = partial(our_psnr_step, *made, **changes)
-                sides.append(Side(f"PSNR: {name}", step, batch_size, precision=ours))
+            for name, p, change in kinds:
+                step = partial(our_psnr_step, *made, bfloat16=p == torch.bfloat16, **change)
+                title = f"PSNR: ours, {NAMES[p]}{name}"
+                sides.append(Side(title, step, batch_size, precision=p))
             ratios |= measure("train_psnr", sides, **options)
         if stage in ("both", "gan"):
             sizes = (patch_size, batch_size, n_blocks, random_vgg(Path(folder)), str(where))
             forms = {
-                "spandrel, five passes of D": ("usual", "spandrel", False),
-                "spandrel, nothing frozen": ("unfrozen", "spandrel", False),
-                "spandrel, two passes": ("our", "spandrel", False),
+                "spandrel, five passes of D": ("usual", "spandrel"),
+                "spandrel, nothing frozen": ("unfrozen", "spandrel"),
+                "spandrel, two passes": ("our", "spandrel"),
             }
             sides = [
-                Side(f"GAN: {name}", partial(gan_step, *form, *sizes), batch_size)
+                Side(f"GAN: {name}", partial(gan_step, *form, False, False, *sizes), batch_size)
                 for name, form in forms.items()
             ]
-            our_step = partial(gan_step, "our", "ours", True, *sizes)
-            sides.append(Side("GAN: ours", our_step, batch_size, precision=ours))
+            for p in precisions:
+                step = partial(gan_step, "our", "ours", True, p == torch.bfloat16, *sizes)
+                sides.append(Side(f"GAN: ours, {NAMES[p]}", step, batch_size, precision=p))
             ratios |= measure("train_gan", sides, **options)
     return ratios
 

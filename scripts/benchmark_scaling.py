@@ -15,7 +15,7 @@ import torch.multiprocessing
 from torch.nn import functional
 
 from common.crops import to_device
-from common.device import autocast, choose_device, place
+from common.device import autocast, choose_device, has_bfloat16, place
 from common.processes import average_gradients
 from ESRGAN.model import GeneratorRRDB
 
@@ -71,7 +71,7 @@ def _train(
     for _ in range(settings["steps"] + 2):
         wait_for_all()
         began = time.perf_counter()
-        with autocast(where):
+        with autocast(where, has_bfloat16(where)):
             loss = functional.l1_loss(generator(lr), hr)
         optimizer.zero_grad()
         loss.backward()

@@ -59,6 +59,7 @@ def our_psnr_step(
     workers: int,
     device: str,
     conv_last: bool = False,
+    bfloat16: bool = False,
     checkpointing: bool = False,
     compile: bool = False,
     new_crops: bool = True,
@@ -81,7 +82,7 @@ def our_psnr_step(
 
     def step(k: int) -> None:
         lr, hr = to_device(next(stream), where)
-        with autocast(where):
+        with autocast(where, bfloat16):
             loss = functional.l1_loss(generator(lr), hr)
         optimizer.zero_grad()
         loss.backward()
@@ -97,7 +98,8 @@ class Adversaries:
     Args:
         generator: on the CPU, as it comes.
         vgg_weights: as `VGG19Features` takes them.
-        fast: channels_last as `place` has it, fused Adam and autocast; else as toolkits do.
+        fast: channels_last as `place` has it, and fused Adam; else as toolkits do.
+        bfloat16: of `our_step`.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Adversaries:
         vgg_weights: Path,
         device: torch.device,
         fast: bool,
+        bfloat16: bool = False,
         n_features: int = 64,
     ):
         def put(network: nn.Module, **layout: torch.memory_format) -> nn.Module:
@@ -120,7 +123,7 @@ class Adversaries:
         self.discriminator = put(discriminator, cpu_layout=torch.contiguous_format)
         self.vgg = put(VGG19Features(vgg_weights))
         self.optimizer_g, self.optimizer_d = adam(self.generator), adam(self.discriminator)
-        self.precision = autocast(device) if fast else torch.autocast(device.type, enabled=False)
+        self.precision = autocast(device, bfloat16)
 
     def usual_step(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
         """Update both with five passes through the discriminator, as BasicSR does.
@@ -207,6 +210,7 @@ def gan_step(
     form: str,
     network: str,
     fast: bool,
+    bfloat16: bool,
     patch_size: int,
     batch_size: int,
     n_blocks: int,
@@ -226,7 +230,7 @@ def gan_step(
         generator: nn.Module = SpandrelRRDB(num_blocks=n_blocks)
     else:
         generator = GeneratorRRDB(n_blocks, conv_last=False)
-    both = Adversaries(generator, patch_size, vgg_weights, where, fast)
+    both = Adversaries(generator, patch_size, vgg_weights, where, fast, bfloat16)
     sizes = (patch_size // 4, patch_size)
     lr, hr = (torch.randint(256, (batch_size, 3, n, n), dtype=torch.uint8) for n in sizes)
     update = getattr(both, f"{form}_step")

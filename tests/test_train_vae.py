@@ -104,7 +104,7 @@ def test_a_step_of_the_cvae_is_the_specified_one(large_dataset, tmp_path):
     warm_up = (0.0, 0.0)
     run = train(
         "cvae", large_dataset, tmp_path, n_epochs=1, steps_per_epoch=1, warm_up=warm_up,
-        kl_weight=1e-3, free_nats=0.2, decay_from=1.0,
+        kl_weight=1e-3, free_nats=0.2, decay_from=1.0, bfloat16=False,
     )  # fmt: skip
     folders = large_dataset.folders().values()
     settings = {"n_valid": 1, "valid_crop": 1024, "valid_patches": 2, "seed": 0}
@@ -199,15 +199,13 @@ def test_srvae_trains_on_patches_of_any_size(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", TRAIN)
-def test_trains_in_bfloat16(large_dataset, runs, tmp_path, monkeypatch, name):
-    """What a GPU does, on the CPU."""
-    script = SCRIPTS[name]
-
-    monkeypatch.setattr(script, "autocast", lambda d: torch.autocast("cpu", torch.bfloat16))
-    run = train(name, large_dataset, tmp_path)
+def test_trains_in_bfloat16(large_dataset, tmp_path, name):
+    run = train(name, large_dataset, tmp_path / "bfloat16", bfloat16=True)
+    exact = train(name, large_dataset, tmp_path / "full", bfloat16=False)
     weights = checkpoint.load(run / f"{name}.pth").values()
     assert {weight.dtype for weight in weights} <= {torch.float32, torch.int64}
-    losses = [float(rows_of(r)[-1]["loss_reconstruction"]) for r in (run, runs[name])]
+    losses = [float(rows_of(r)[-1]["loss_reconstruction"]) for r in (run, exact)]
+    assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 

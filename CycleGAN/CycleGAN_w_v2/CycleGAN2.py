@@ -48,7 +48,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
-from common.device import autocast, choose_device, describe, place
+from common.device import autocast, choose_device, describe, has_bfloat16, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.log import LossMeter, plot_curves, write_log
@@ -137,6 +137,7 @@ def train_cyclegan_sr(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and images, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
     compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
@@ -164,6 +165,7 @@ def train_cyclegan_sr(
     fixed = ("n_features", "residual", "d_lr_strides", "spectral_norm", "pool_size")
     fixed += ("lr_size", "hr_size", "native_scale", "batch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
+    bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
     run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data
@@ -207,7 +209,8 @@ def train_cyclegan_sr(
         f"{len(validation.photos)} held out (bicubic: PSNR-Y {validation.bicubic_psnr_y:.2f} dB, "
         f"SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
         f"G of {sum(p.numel() for p in G.parameters()):,} parameters, F of "
-        f"{sum(p.numel() for p in F.parameters()):,} on {describe(device)}, writing to {out_dir}"
+        f"{sum(p.numel() for p in F.parameters()):,} on {describe(device, bfloat16)}, "
+        f"writing to {out_dir}"
     )
 
     # loop
@@ -235,7 +238,7 @@ def train_cyclegan_sr(
                 # generator
                 D_HR.requires_grad_(False)
                 D_LR.requires_grad_(False)
-                with autocast(device):
+                with autocast(device, bfloat16):
                     fake_hr = G(lr)
                     recovered_lr = F(fake_hr)
                     fake_lr = F(hr)
@@ -267,7 +270,7 @@ def train_cyclegan_sr(
                 fake_hr, fake_lr = pool_hr.query(fake_hr), pool_lr.query(fake_lr)
                 for name, D, real, fake in (("hr", D_HR, hr, fake_hr), ("lr", D_LR, lr, fake_lr)):
                     D.requires_grad_(True)
-                    with autocast(device):
+                    with autocast(device, bfloat16):
                         on_real = least_squares(D(real), 1)
                         on_fake = least_squares(D(fake), 0)
                     losses[f"discriminator_{name}"] = (on_real + on_fake) / 2

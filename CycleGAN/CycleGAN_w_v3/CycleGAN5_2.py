@@ -54,7 +54,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
-from common.device import autocast, choose_device, describe, place
+from common.device import autocast, choose_device, describe, has_bfloat16, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.log import LossMeter, plot_curves, write_log
@@ -173,6 +173,7 @@ def train_cyclegan_sr(
     out_dir: Path = FOLDER / "runs" / "default",  # where everything is written
     seed: int = 0,  # of weights and images, 0 or more
     device: str = "cuda",  # without a GPU the CPU is taken
+    bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
     compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
     resume: bool = False,  # go on with the run in out_dir
@@ -201,6 +202,7 @@ def train_cyclegan_sr(
     fixed = ("n_features", "back_projections", "noise_channel", "d_lr_strides", "pool_size")
     fixed += ("lr_size", "hr_size", "batch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
+    bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
     run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
     vgg = place(VGG19Features(vgg_weights), device, compile) if perceptual_weight else None
@@ -244,7 +246,8 @@ def train_cyclegan_sr(
         f"{len(validation.photos)} held out (bicubic: PSNR-Y {validation.bicubic_psnr_y:.2f} dB, "
         f"SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
         f"G of {sum(p.numel() for p in G.parameters()):,} parameters, F of "
-        f"{sum(p.numel() for p in F.parameters()):,} on {describe(device)}, writing to {out_dir}"
+        f"{sum(p.numel() for p in F.parameters()):,} on {describe(device, bfloat16)}, "
+        f"writing to {out_dir}"
     )
 
     def low(image: torch.Tensor) -> torch.Tensor:
@@ -278,7 +281,7 @@ def train_cyclegan_sr(
                 # generator
                 D_HR.requires_grad_(False)
                 D_LR.requires_grad_(False)
-                with autocast(device):
+                with autocast(device, bfloat16):
                     fake_hr = G(lr)
                     fake_lr = F(hr)
                     recovered_hr = G(as_stored(fake_lr.detach()))
@@ -317,7 +320,7 @@ def train_cyclegan_sr(
                     ("lr", D_LR, seen_lr, pool_lr.query(seen_fake_lr)),
                 ):
                     D.requires_grad_(True)
-                    with autocast(device):
+                    with autocast(device, bfloat16):
                         loss = discriminator_loss(D(real), D(fake), relativistic)
                     losses[f"discriminator_{name}"] = loss
                     if r1_weight and step % r1_every == 0:

@@ -4,6 +4,7 @@ python scripts/benchmark.py data     crops from the pixel store against decoding
 python scripts/benchmark.py train    steps of both stages against spandrel's network in a plain loop
 python scripts/benchmark.py upscale  enlarging a photo against spandrel's network
 python scripts/benchmark.py scaling  a training step on one process and on several
+python scripts/benchmark.py precision  training in bfloat16 and in full precision: PSNR, time
 python scripts/benchmark.py memory   what each training script needs with its defaults
 python scripts/benchmark.py tiles    how far tiled results are from the whole image's, by margin
 
@@ -35,9 +36,11 @@ from common.images import read_image, to_tensor
 from common.progress import progress_bar
 from scripts.benchmark_data import decode_each, from_store, large_photos
 from scripts.benchmark_memory import SETTINGS, train_two_steps
+from scripts.benchmark_precision import compared, psnr_and_seconds
 from scripts.benchmark_scaling import efficiencies, seconds_of_steps
 from scripts.benchmark_train import gan_step, our_psnr_step, random_vgg, usual_psnr_step
 from scripts.benchmark_upscale import our_upscale, usual_upscale, write_network
+from scripts.builtin_photos import builtin_photos
 from scripts.measuring import OUT, Side, measure, peak_memory, report
 from scripts.models import load_model
 
@@ -226,6 +229,44 @@ def scaling(
     return {name: row["ratio"] for name, row in rows.items()}
 
 
+def precision(
+    *,
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    n_epochs: int = 12,
+    steps_per_epoch: int = 100,
+    out: Path = OUT,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Compare what the quick start's PSNR stage reaches in bfloat16; return PSNR-Y of each.
+
+    Both start from the same weights and see the same crops; PSNR-Y is of two held-out photos.
+
+    Args:
+        seeds: of the runs; one in each precision for each.
+        n_epochs: of a run.
+        steps_per_epoch: of 8 crops.
+        out: folder of the JSON file and the picture.
+    """
+    if not seeds or min(n_epochs, steps_per_epoch) < 1:
+        raise ValueError(
+            f"seeds {seeds}, n_epochs {n_epochs}, steps_per_epoch {steps_per_epoch}: expected "
+            "one seed or more, the others 1 or more"
+        )
+    where = choose_device(device)
+    names = ("lr_folder", "hr_folder", "valid_lr_folder", "valid_hr_folder")
+    sizes = {"n_epochs": n_epochs, "steps_per_epoch": steps_per_epoch}
+    results: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        folders = dict(zip(names, builtin_photos(out=Path(folder)), strict=True))
+        runs = [(seed, bfloat16) for seed in seeds for bfloat16 in results]
+        for seed, bfloat16 in progress_bar(runs, desc="training", unit="run"):
+            found = psnr_and_seconds(folders, seed, bfloat16, sizes, str(where))
+            results[bfloat16].append(found)
+    rows, notes = compared(results[False], results[True], n_epochs * steps_per_epoch)
+    report("precision", rows, unit="steps", out=out, device=where, notes=notes)
+    return {name: row["psnr_y"] for name, row in rows.items()}
+
+
 def memory(
     *,
     scripts: tuple[str, ...] = tuple(SETTINGS),
@@ -303,5 +344,5 @@ def _require_spandrel() -> None:
 
 
 if __name__ == "__main__":
-    parts = (data, train, upscale, scaling, memory, tiles)
+    parts = (data, train, upscale, scaling, precision, memory, tiles)
     command_line({part.__name__: part for part in parts})

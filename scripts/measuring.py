@@ -147,6 +147,7 @@ def report(
         "peak_memory_mb": ("peak MB", "{:.0f}"),
         "first_use_s": ("first use s", "{:.2f}"),
         "difference": ("difference", "{:.1e}"),
+        "psnr_y": ("PSNR-Y", "{:.3f}"),
     }
     columns = {key: c for key, c in columns.items() if any(row.get(key) for row in rows.values())}
     print(f"{'':34}" + "".join(f"{title:>15}" for title, _ in columns.values()))
@@ -155,7 +156,7 @@ def report(
         cells = ("-" if value is None else shape.format(value) for value, shape in found)
         print(f"{name[:34]:34}" + "".join(f"{cell:>15}" for cell in cells))
     for name, value in notes.items():
-        print(f"{name}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
+        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     with written_whole(out / f"{part}.json") as temporary:
         temporary.write_text(json.dumps(about | notes | {"sides": rows}, indent=1) + "\n")
     figure = Figure(figsize=(9, 1.2 + 0.6 * len(rows)), layout="constrained")

@@ -37,6 +37,13 @@ from scripts.outputs import refuse_foreign_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = {"n_blocks": 2, "n_features": 24, "growth": 12}
+PSNR_STAGE = {
+    "patch_size": 64,
+    "batch_size": 8,
+    "workers": 0,
+    "learning_rate": 2e-3,  # ten times the published rate: a small network, few steps
+    "milestones": (0.5, 0.75, 0.9),
+}
 Results = dict[str, np.ndarray]  # what made it: (H, W, 3) uint8
 
 
@@ -70,12 +77,8 @@ def quickstart(
         valid_lr_folder=valid_lr_folder,
         valid_hr_folder=valid_hr_folder,
         **NETWORK,
+        **PSNR_STAGE,
         discriminator_features=32,
-        patch_size=64,
-        batch_size=8,
-        workers=0,
-        learning_rate=2e-3,  # ten times the published rate: a small network, few steps
-        milestones=(0.5, 0.75, 0.9),
         **gan_losses,
         n_epochs=n_epochs,
         n_epochs_gan=n_epochs_gan,

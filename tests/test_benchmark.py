@@ -15,6 +15,7 @@ from ESRGAN.model import Discriminator, GeneratorRRDB
 from ESRGAN.train_esrgan import relativistic_loss
 from scripts import benchmark
 from scripts.benchmark_memory import train_two_steps
+from scripts.benchmark_precision import psnr_and_seconds
 from scripts.benchmark_train import Adversaries
 from scripts.measuring import Side, measure, peak_memory
 
@@ -159,3 +160,33 @@ def test_benchmark_of_memory_trains_each_script(tmp_path, monkeypatch):
     assert written(tmp_path, "memory")[name]["peak_memory_mb"] == peaks[name]
     with pytest.raises(ValueError, match=r"scripts holds \['ESRGAN'\], expected some of"):
         benchmark.memory(scripts=("ESRGAN",), out=tmp_path)
+
+
+def test_benchmark_of_precision_trains_in_both_from_one_seed(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def psnr_and_seconds(folders, seed, bfloat16, sizes, device):
+        seen.append((seed, bfloat16))
+        return {0: 28.0, 1: 28.5, 2: 27.0}[seed] + bfloat16 * (0.1 * seed - 0.2), 4.0 - bfloat16
+
+    monkeypatch.setattr(benchmark, "builtin_photos", lambda out: [out] * 4)
+    monkeypatch.setattr(benchmark, "psnr_and_seconds", psnr_and_seconds)
+    reached = benchmark.precision(seeds=(0, 1, 2), n_epochs=2, steps_per_epoch=6, out=tmp_path)
+    assert seen == [(seed, bfloat16) for seed in range(3) for bfloat16 in (False, True)]
+    assert reached == pytest.approx({"full precision": 83.5 / 3, "bfloat16": 83.5 / 3 - 0.1})
+    full, half = written(tmp_path, "precision").values()
+    assert full["per_second"] == 3 and half["ratio"] == pytest.approx(4 / 3)
+    # Differences are -0.2, -0.1 and 0: their mean's standard error is 0.1 / sqrt(3).
+    shown = capsys.readouterr().out
+    assert "bfloat16_over_full_db: -0.1\n" in shown and "standard_error_db: 0.05774\n" in shown
+    with pytest.raises(ValueError, match="seeds"):
+        benchmark.precision(seeds=())
+
+
+def test_a_run_of_the_precision_benchmark_trains(dataset):
+    sizes = {"n_epochs": 1, "steps_per_epoch": 2}
+    full, half = (
+        psnr_and_seconds(dataset.folders(), 0, bfloat16, sizes, "cpu") for bfloat16 in (False, True)
+    )
+    assert full[0] != half[0] and full[0] == pytest.approx(half[0], abs=1)
+    assert min(full[1], half[1]) > 0

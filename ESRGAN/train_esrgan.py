@@ -56,8 +56,9 @@ def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor
     above the logits l: real above fake for the discriminator, fake above real for the generator.
 
     Args:
-        winner, loser: logits (N, 1).
+        winner, loser: logits (N, 1), of any precision.
     """
+    winner, loser = winner.float(), loser.float()  # as their differences are small
     above, below = winner - mean_of_all(loser.mean()), loser - mean_of_all(winner.mean())
     return (functional.softplus(-above).mean() + functional.softplus(below).mean()) / 2
 

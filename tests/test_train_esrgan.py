@@ -54,6 +54,9 @@ def test_relativistic_loss_is_cross_entropy_on_relative_logits():
     for_generator = bce(real - fake.mean(), zeros) + bce(fake - real.mean(), ones)
     torch.testing.assert_close(relativistic_loss(real, fake), for_discriminator / 2)
     torch.testing.assert_close(relativistic_loss(fake, real), for_generator / 2)
+    fake[0] = 0.25  # all logits are numbers of bfloat16, too; their means are not
+    half = relativistic_loss(real.bfloat16(), fake.bfloat16())
+    assert torch.equal(half, relativistic_loss(real, fake))
     # Equal logits: the discriminator knows nothing, log 2 from each term.
     assert relativistic_loss(ones, ones).item() == pytest.approx(math.log(2))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
@@ -49,14 +48,15 @@ def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
         images: (N, C, H, W); H and W multiples of 1/factor where it reduces.
         factor: 1/4, 1/2, 2 or 4.
     Returns:
-        (N, C, H * factor, W * factor), not clamped: bicubic overshoots at edges.
+        (N, C, H * factor, W * factor), float32 or more, not clamped: bicubic overshoots at edges.
     """
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
     images = functional.pad(images, (_BORDER,) * 4, mode="replicate")
     # In whole numbers, so that the network can be exported for photos of any size.
     size = tuple(
         n * round(factor) if factor > 1 else n // round(1 / factor) for n in images.shape[2:]
     )
-    if torch.are_deterministic_algorithms_enabled():
+    if images.requires_grad:
         images = _by_matrices(images, size)
     else:
         images = functional.interpolate(images, size, mode="bicubic", antialias=True)
@@ -65,19 +65,23 @@ def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def _by_matrices(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return what `interpolate` does; its gradients are the same bits each time, on CUDA too."""
+    """Return what `interpolate` does; its gradient is slow, and varies from run to run on CUDA."""
     rows, columns = (
-        _matrix(n_in, n_out).to(images) for n_in, n_out in zip(images.shape[2:], size, strict=True)
+        _matrix(n_in, n_out, images) for n_in, n_out in zip(images.shape[2:], size, strict=True)
     )
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images @ columns.T
 
 
-@functools.lru_cache(maxsize=16)
-def _matrix(n_in: int, n_out: int) -> torch.Tensor:
-    """Return the weights (n_out, n_in) of the resampling, as what becomes of single bright rows."""
-    lines = torch.eye(n_in, dtype=torch.float64)[None, None]
-    return functional.interpolate(lines, (n_out, n_in), mode="bicubic", antialias=True)[0, 0]
+def _matrix(n_in: int, n_out: int, images: torch.Tensor) -> torch.Tensor:
+    """Return the weights (n_out, n_in) of a resampling, where `images` are and as they are."""
+    inputs, outputs = (
+        torch.arange(n, dtype=torch.float64, device=images.device) + 0.5 for n in (n_in, n_out)
+    )
+    x = (outputs[:, None] * (n_in / n_out) - inputs).abs() * min(1, n_out / n_in)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2  # Keys, a = -0.5
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
+    return (weights / weights.sum(1, keepdim=True)).to(images.dtype)
 
 
 def detail(images: torch.Tensor, factor: int = 4) -> torch.Tensor:

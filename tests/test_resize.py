@@ -86,6 +86,15 @@ def test_resize_of_floats_is_the_same_without_rounding(factor):
     result = resize(images, factor)
     assert result.shape == (2, 3, *expected.shape[:2])
     np.testing.assert_allclose(result[1].permute(1, 2, 0).numpy(), expected, atol=1e-6)
+    by_matrices = resize(images.requires_grad_(), factor)
+    torch.testing.assert_close(by_matrices.detach(), result, rtol=0, atol=1e-12)
+
+
+def test_resize_of_what_autocast_made_is_not_rounded():
+    images = torch.rand(1, 3, 8, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        for result in (resize(images, 2), resize(images.requires_grad_(), 2)):
+            torch.testing.assert_close(result.detach(), resize(images.detach().float(), 2))
 
 
 def test_gradients_pass_through_resize():

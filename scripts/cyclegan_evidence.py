@@ -26,7 +26,7 @@ if not __package__:
 import numpy as np
 import torch
 
-from common.device import choose_device, describe
+from common.device import choose_device, describe, has_bfloat16
 from common.flags import command_line
 from common.images import read_image, to_tensor, to_uint8
 from common.metrics import lr_psnr, psnr_ssim_y
@@ -116,6 +116,7 @@ def cyclegan_evidence(
     jobs: int = 1,  # runs at once, each on one processor; 1: in this process, on all of them
     out: Path = ROOT / "CycleGAN" / "runs" / "evidence",
     device: str = "cuda",  # without a GPU the CPU is taken
+    bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
 ) -> Path:
     """Train, measure and write; return the folder with the results.
 
@@ -126,10 +127,12 @@ def cyclegan_evidence(
     if not (tracks and seeds):
         raise ValueError(f"tracks {tracks}, seeds {seeds}: expected one of each or more")
     where = choose_device(device)
+    bfloat16 = has_bfloat16(where) if bfloat16 is None else bfloat16
+    on = describe(where, bfloat16)
     photos, tests = choose_photos(photos, test)
     sizes = {"n_features": n_features, "lr_size": lr_size, "hr_size": 4 * lr_size}
     sizes |= {"batch_size": batch_size, "n_epochs": n_epochs, "steps_per_epoch": steps_per_epoch}
-    sizes |= {"learning_rate": learning_rate}
+    sizes |= {"learning_rate": learning_rate, "bfloat16": bfloat16}
     refuse_other_settings(out, sizes | {"photos": str(photos), "test": [*map(str, tests.values())]})
 
     runs: dict[str, list[Run]] = {}  # of each track
@@ -150,7 +153,7 @@ def cyclegan_evidence(
             )
             for title, version, seed, changes in _plan(track, seeds, ablation)
         ]
-    train_all([run for track in tracks for run in runs[track]], jobs, describe(where))
+    train_all([run for track in tracks for run in runs[track]], jobs, on)
 
     lpips, why = load_lpips(where)
     rows = []
@@ -163,7 +166,7 @@ def cyclegan_evidence(
             measured = _measure(_load(run, where), pairs[track], lpips)
             rows += [what | row for row in measured]
     text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
-    text += f"seeds {', '.join(map(str, seeds))}, {describe(where)}, torch {torch.__version__}\n"
+    text += f"seeds {', '.join(map(str, seeds))}, {on}, torch {torch.__version__}\n"
     text += "".join(table(rows, track) for track in tracks) + (f"\n{why}\n" if why else "")
     write_results(out, rows, text, _picture(runs, pairs, where))
     return out

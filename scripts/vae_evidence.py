@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from common import checkpoint
-from common.device import choose_device, describe
+from common.device import choose_device, describe, has_bfloat16
 from common.flags import command_line
 from common.folders import Pairs, training_and_validation_pairs
 from common.images import read_image, to_tensor
@@ -105,6 +105,7 @@ def vae_evidence(
     jobs: int = 1,  # runs at once, each on one processor; 1: in this process, on all of them
     out: Path = ROOT / "CVAE" / "runs" / "evidence",
     device: str = "cuda",  # without a GPU the CPU is taken
+    bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
 ) -> Path:
     """Train, measure and write; return the folder with the results.
 
@@ -113,6 +114,8 @@ def vae_evidence(
         FileExistsError: `out` holds files of something else.
     """
     where = choose_device(device)
+    bfloat16 = has_bfloat16(where) if bfloat16 is None else bfloat16
+    on = describe(where, bfloat16)
     if min(n_samples, n_patches) < 2 or not seeds:
         raise ValueError(
             f"n_samples {n_samples}, n_patches {n_patches}, seeds {seeds}: expected 2 samples and "
@@ -120,7 +123,7 @@ def vae_evidence(
         )
     photos, tests = choose_photos(photos, test)
     settings = {"n_features": n_features, "batch_size": batch_size, "n_epochs": n_epochs}
-    settings |= {"steps_per_epoch": steps_per_epoch, "n_valid": n_valid}
+    settings |= {"steps_per_epoch": steps_per_epoch, "n_valid": n_valid, "bfloat16": bfloat16}
     given = {"photos": str(photos), "test": [*map(str, tests.values())]}
     refuse_other_settings(out, settings | given)
     lr_folder, hr_folder, pairs = prepare(photos, tests, out / "data", "bicubic")
@@ -131,7 +134,7 @@ def vae_evidence(
         for title, (train, changes) in NETWORKS.items()
         for seed in seeds
     ]
-    train_all(runs, jobs, describe(where))
+    train_all(runs, jobs, on)
 
     train_pairs, held_out = training_and_validation_pairs(lr_folder, hr_folder, None, None, n_valid)
     sets = {"training": train_pairs[:n_patches], "held out": held_out} | pairs
@@ -155,7 +158,7 @@ def vae_evidence(
                 rows.append(row)
                 bar.update()
     text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
-    text += f"seeds {', '.join(map(str, seeds))}, {describe(where)}, torch {torch.__version__}\n\n"
+    text += f"seeds {', '.join(map(str, seeds))}, {on}, torch {torch.__version__}\n\n"
     text += f"Whole photos, {n_samples} samples of each:\n\n" + table(rows, list(pairs), ON_PHOTOS)
     text += f"\n{n_patches} patches of each set:\n\n" + table(rows, list(sets), ON_PATCHES)
     text += f"\n{why}\n" if why else ""

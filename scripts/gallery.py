@@ -19,7 +19,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
-from common.device import choose_device, describe
+from common.device import choose_device, describe, has_bfloat16
 from common.flags import command_line
 from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
@@ -71,6 +71,7 @@ def gallery(
     jobs: int = 1,  # runs at once, each on one processor; 1: in this process, on all of them
     out: Path = ROOT / "runs" / "gallery",
     device: str = "cuda",  # without a GPU the CPU is taken
+    bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
 ) -> Path:
     """Train, measure and draw; return the folder with the checkpoints and results.
 
@@ -82,21 +83,22 @@ def gallery(
         FileExistsError: `out` holds files of something else.
     """
     where = choose_device(device)
+    bfloat16 = has_bfloat16(where) if bfloat16 is None else bfloat16
     if photos is None and not test:
         _, photos, _, valid = builtin_photos()
         tests = {"built_in": valid}
     else:
         photos, tests = choose_photos(photos, test)
     given = {"photos": str(photos), "test": [*map(str, tests.values())]}
-    refuse_other_settings(out, {"share": share, "seed": seed} | given)
+    refuse_other_settings(out, {"share": share, "seed": seed, "bfloat16": bfloat16} | given)
     lr_folder, hr_folder, pairs = prepare(photos, tests, out / "data", "bicubic")
     runs = []
     for name, (train, settings) in RUNS.items():
         steps = max(1, round(share * settings["steps_per_epoch"]))
         settings = settings | {"steps_per_epoch": steps, "workers": 0, "device": where.type}
-        settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder}
+        settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder, "bfloat16": bfloat16}
         runs.append(Run(name, train, seed, settings, out / name))
-    train_all(runs, jobs, describe(where))
+    train_all(runs, jobs, describe(where, bfloat16))
 
     models = tuple(str(out / path) if path != "bicubic" else path for path in SHOWN.values())
     for name, photos_of_test in pairs.items():

@@ -148,7 +148,7 @@ def train_esrgan(
     fixed = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
     fixed += ("patch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
-    bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
+    config["bfloat16"] = bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
     run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
     use_vgg = perceptual_weight > 0 and n_epochs_gan > 0

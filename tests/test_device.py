@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -66,4 +68,5 @@ def test_training_takes_it_where_the_device_has_it_or_as_told(
     with pytest.raises(Seen):
         script.train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "run")
     assert f"on {describe(CPU, used)}, writing" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["bfloat16"] is used
     assert ("in bfloat16" in describe(CPU, used)) is used

@@ -134,7 +134,7 @@ def train_cyclegan_sr(
         )
     fixed = ("n_features", "lr_size", "hr_size", "batch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
-    bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
+    config["bfloat16"] = bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
     run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data

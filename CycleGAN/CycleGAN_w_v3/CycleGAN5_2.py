@@ -202,7 +202,7 @@ def train_cyclegan_sr(
     fixed = ("n_features", "back_projections", "noise_channel", "d_lr_strides", "pool_size")
     fixed += ("lr_size", "hr_size", "batch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
-    bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
+    config["bfloat16"] = bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
     run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
     vgg = place(VGG19Features(vgg_weights), device, compile) if perceptual_weight else None

@@ -150,11 +150,11 @@ def report(
         "psnr_y": ("PSNR-Y", "{:.3f}"),
     }
     columns = {key: c for key, c in columns.items() if any(row.get(key) for row in rows.values())}
-    print(f"{'':34}" + "".join(f"{title:>15}" for title, _ in columns.values()))
+    print(f"{'':42}" + "".join(f"{title:>15}" for title, _ in columns.values()))
     for name, row in rows.items():
         found = [(row.get(key), shape) for key, (_, shape) in columns.items()]
         cells = ("-" if value is None else shape.format(value) for value, shape in found)
-        print(f"{name[:34]:34}" + "".join(f"{cell:>15}" for cell in cells))
+        print(f"{name[:42]:42}" + "".join(f"{cell:>15}" for cell in cells))
     for name, value in notes.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     with written_whole(out / f"{part}.json") as temporary:

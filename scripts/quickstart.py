@@ -2,7 +2,7 @@
 
     bash scripts/quickstart.sh
 
-Three to four minutes on two cores, about two more where VGG19's weights are at hand. A run that was
+Two minutes on two cores, about two more where VGG19's weights are at hand. A run that was
 interrupted goes on; one that is complete is only measured again. What is left out for speed,
 against `python ESRGAN/train_esrgan.py`: photos, blocks and steps, and VGG19's perceptual loss where
 its weights are not on this machine already.

@@ -48,7 +48,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
-from common.device import autocast, choose_device, describe, has_bfloat16, place
+from common.device import autocast, choose_bfloat16, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.gaussian import kl_divergence, kl_terms, warmed_up
@@ -135,7 +135,7 @@ def train_cvae(
     fixed = ("n_features", "n_latent", "projections", "recognition")
     fixed += ("batch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
-    config["bfloat16"] = bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
+    config["bfloat16"] = bfloat16 = choose_bfloat16(device, bfloat16)
     run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data

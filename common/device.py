@@ -74,6 +74,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def choose_bfloat16(device: torch.device, wanted: bool | None) -> bool:
+    """Return `wanted`, or for None whether `device` is fast in it."""
+    return has_bfloat16(device) if wanted is None else wanted
+
+
 def autocast(device: torch.device, bfloat16: bool) -> torch.autocast:
     """Return bfloat16 autocast, which needs no loss scaling, or what leaves precision alone."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)

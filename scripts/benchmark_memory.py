@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from ESRGAN.train_esrgan import train_esrgan
+from scripts.measuring import quiet_folder
 from SRVAE.train_srvae import train_srvae
 
 _PSNR: dict[str, Any] = {"n_epochs": 1, "n_epochs_gan": 0}
@@ -42,10 +40,6 @@ def train_two_steps(
     settings |= {"photos_on_gpu": False, "device": device} | changes
     if settings.get("n_epochs_gan"):
         settings["vgg_weights"] = vgg_weights
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as out_dir,
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        function(**folders, **settings, out_dir=Path(out_dir) / "run")
+    with quiet_folder() as folder:
+        function(**folders, **settings, out_dir=folder / "run")
     return lambda k: None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import statistics
-import tempfile
 from pathlib import Path
 
 from ESRGAN.train_esrgan import train_esrgan
+from scripts.evidence import last_row
+from scripts.measuring import quiet_folder
 from scripts.quickstart import NETWORK, PSNR_STAGE
 
 
@@ -22,11 +20,7 @@ def psnr_and_seconds(
         folders: as `train_esrgan` takes them.
         sizes: n_epochs, steps_per_epoch.
     """
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as out_dir,
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    with quiet_folder() as folder:
         run = train_esrgan(
             **folders,
             **NETWORK,
@@ -36,10 +30,9 @@ def psnr_and_seconds(
             seed=seed,
             bfloat16=bfloat16,
             device=device,
-            out_dir=Path(out_dir) / "run",
+            out_dir=folder / "run",
         )
-        with (run / "log.csv").open(newline="") as file:
-            *_, last = csv.DictReader(file)
+        last = last_row(run)
     return float(last["psnr_y"]), float(last["seconds"])
 
 

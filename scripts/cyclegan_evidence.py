@@ -26,7 +26,7 @@ if not __package__:
 import numpy as np
 import torch
 
-from common.device import choose_device, describe, has_bfloat16
+from common.device import choose_bfloat16, choose_device, describe
 from common.flags import command_line
 from common.images import read_image, to_tensor, to_uint8
 from common.metrics import lr_psnr, psnr_ssim_y
@@ -127,7 +127,7 @@ def cyclegan_evidence(
     if not (tracks and seeds):
         raise ValueError(f"tracks {tracks}, seeds {seeds}: expected one of each or more")
     where = choose_device(device)
-    bfloat16 = has_bfloat16(where) if bfloat16 is None else bfloat16
+    bfloat16 = choose_bfloat16(where, bfloat16)
     on = describe(where, bfloat16)
     photos, tests = choose_photos(photos, test)
     sizes = {"n_features": n_features, "lr_size": lr_size, "hr_size": 4 * lr_size}

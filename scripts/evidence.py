@@ -36,8 +36,14 @@ class Run(NamedTuple):
     @property
     def seconds(self) -> float:
         """How long the run took."""
-        with (self.folder / "log.csv").open(newline="") as file:
-            return float(list(csv.DictReader(file))[-1]["seconds"])
+        return float(last_row(self.folder)["seconds"])
+
+
+def last_row(folder: Path) -> dict[str, str]:
+    """Return the last row of the log of the run in `folder`."""
+    with (folder / "log.csv").open(newline="") as file:
+        *_, row = csv.DictReader(file)
+    return row
 
 
 def refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
-from common.device import choose_device, describe, has_bfloat16
+from common.device import choose_bfloat16, choose_device, describe
 from common.flags import command_line
 from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
@@ -83,7 +83,7 @@ def gallery(
         FileExistsError: `out` holds files of something else.
     """
     where = choose_device(device)
-    bfloat16 = has_bfloat16(where) if bfloat16 is None else bfloat16
+    bfloat16 = choose_bfloat16(where, bfloat16)
     if photos is None and not test:
         _, photos, _, valid = builtin_photos()
         tests = {"built_in": valid}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import datetime
+import io
 import json
 import multiprocessing
 import os
@@ -11,8 +13,9 @@ import platform
 import shlex
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,6 +179,17 @@ def report(
     with written_whole(out / f"{part}.png") as temporary:
         figure.savefig(temporary, dpi=120)
     print(f"{out / part}.json, .png")
+
+
+@contextlib.contextmanager
+def quiet_folder() -> Iterator[Path]:
+    """Give a folder that is deleted afterwards; until then nothing is printed."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        yield Path(folder)
 
 
 def peak_memory(build: Callable[[], Callable[[int], Any]], device: torch.device) -> float | None:

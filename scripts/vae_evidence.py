@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from common import checkpoint
-from common.device import choose_device, describe, has_bfloat16
+from common.device import choose_bfloat16, choose_device, describe
 from common.flags import command_line
 from common.folders import Pairs, training_and_validation_pairs
 from common.images import read_image, to_tensor
@@ -114,7 +114,7 @@ def vae_evidence(
         FileExistsError: `out` holds files of something else.
     """
     where = choose_device(device)
-    bfloat16 = has_bfloat16(where) if bfloat16 is None else bfloat16
+    bfloat16 = choose_bfloat16(where, bfloat16)
     on = describe(where, bfloat16)
     if min(n_samples, n_patches) < 2 or not seeds:
         raise ValueError(

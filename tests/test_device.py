@@ -61,7 +61,7 @@ def test_training_takes_it_where_the_device_has_it_or_as_told(
         assert bfloat16 is used
         raise Seen
 
-    monkeypatch.setattr(script, "has_bfloat16", lambda device: has_it)
+    monkeypatch.setattr("common.device.has_bfloat16", lambda device: has_it)
     monkeypatch.setattr(script, "autocast", autocast)
     settings = {"n_blocks": 1, "n_features": 8, "growth": 4, "patch_size": 32, "workers": 0}
     settings |= {"perceptual_weight": 0.0, "device": "cpu", "bfloat16": wanted}

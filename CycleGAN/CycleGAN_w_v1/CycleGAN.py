@@ -42,7 +42,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
-from common.device import autocast, choose_device, describe, has_bfloat16, place
+from common.device import autocast, choose_bfloat16, choose_device, describe, place
 from common.flags import command_line
 from common.log import LossMeter, plot_curves, write_log
 from common.processes import average_gradients, count, is_first, on_first
@@ -134,7 +134,7 @@ def train_cyclegan_sr(
         )
     fixed = ("n_features", "lr_size", "hr_size", "batch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
-    config["bfloat16"] = bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
+    config["bfloat16"] = bfloat16 = choose_bfloat16(device, bfloat16)
     run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data

@@ -54,7 +54,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.crops import batches, to_device
-from common.device import autocast, choose_device, describe, has_bfloat16, place
+from common.device import autocast, choose_bfloat16, choose_device, describe, place
 from common.ema import update_ema
 from common.flags import command_line
 from common.log import LossMeter, plot_curves, write_log
@@ -202,7 +202,7 @@ def train_cyclegan_sr(
     fixed = ("n_features", "back_projections", "noise_channel", "d_lr_strides", "pool_size")
     fixed += ("lr_size", "hr_size", "batch_size", "steps_per_epoch", "seed")
     device = choose_device(device, deterministic)
-    config["bfloat16"] = bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
+    config["bfloat16"] = bfloat16 = choose_bfloat16(device, bfloat16)
     run = Run(out_dir, config, fixed, resume, overwrite)
     # First of all, as its weights may be missing and DIV2K takes long.
     vgg = place(VGG19Features(vgg_weights), device, compile) if perceptual_weight else None

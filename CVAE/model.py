@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.gaussian import Gaussian, draw, gaussian, sampling_noise, seen_by_q
-from common.resize import project, project_and_clamp
-from common.tiles import blend_tiles, cut_tiles
+from common.data.resize import project, project_and_clamp
+from common.vae.gaussian import Gaussian, draw, gaussian, sampling_noise, seen_by_q
+from scripts.inference.tiles import blend_tiles, cut_tiles
 
 PATCH = 32  # LR pixels, each way, of what the network takes at once
 OVERLAP = 8  # LR pixels, of tiles
@@ -46,8 +46,8 @@ class CVAE(nn.Module):
     """LR patches of 32x32 to HR of 128x128, as many different ones as one likes.
 
     The encoder sees LR alone and is the prior p(z|LR). `forward` and `sample` project the decoder's
-    image onto LR (`common.resize.project`), so that every result, scaled down, gives LR again: the
-    low frequencies are bicubic's, and what the decoder makes of z is the high ones.
+    image onto LR (`common.data.resize.project`), so that every result, scaled down, gives LR
+    again: the low frequencies are bicubic's, and what the decoder makes of z is the high ones.
 
     Args:
         n_features: channels of the first convolution.

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from common.crops import photo_of_crop
-from common.cuts import Cut, batch_of, cut_out
-from common.folders import Pairs, choose_folders
-from common.images import image_size, list_images, list_pairs, read_image, scene_name
-from common.pixel_store import PixelStore, in_processes
+from common.data.crops import photo_of_crop
+from common.data.cuts import Cut, batch_of, cut_out
+from common.data.pairs import Pairs, choose_folders
+from common.data.photos import image_size, list_images, list_pairs, read_image, scene_name
+from common.data.pixel_store import PixelStore, in_processes
 from common.progress import progress_bar
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common.resize import project, resize
+from common.data.resize import project, resize
 
 # Of what a residual generator adds. Adam moves all weights of the last, zero convolution (3,136 an
 # output) by the learning rate at once: unscaled, the first steps throw the image far off, and the

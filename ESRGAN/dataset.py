@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.crops import PairedCrops
-from common.folders import training_and_validation_pairs
-from common.validation import Validation
+from common.data.crops import PairedCrops
+from common.data.pairs import training_and_validation_pairs
+from common.measure.validation import Validation
 
 
 def crops_and_validation(

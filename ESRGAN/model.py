@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
-from common.untrusted import built
+from scripts.inference.untrusted import built
 
 Weights = dict[str, torch.Tensor]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from common.crops import PairedCrops
-from common.folders import training_and_validation_pairs
-from common.validation import Validation
+from common.data.crops import PairedCrops
+from common.data.pairs import training_and_validation_pairs
+from common.measure.validation import Validation
 
 
 def crops_and_validation(

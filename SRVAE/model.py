@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.gaussian import Gaussian, draw, gaussian, sampling_noise, seen_by_q
-from common.resize import project, project_and_clamp, resize
+from common.data.resize import project, project_and_clamp, resize
+from common.vae.gaussian import Gaussian, draw, gaussian, sampling_noise, seen_by_q
 
 STRIDE = 4  # LR pixels, each way, for each place of z
 # Of the detail that is added to bicubic. Adam moves all weights of the last convolution (576 an
@@ -55,7 +55,7 @@ class SRVAE(nn.Module):
     """LR of any size to HR, as many different ones as one likes.
 
     z has `n_latent` numbers for each 4x4 LR pixels. `forward` and `sample` project the decoder's
-    image onto LR (`common.resize.project`), so that every result, scaled down, gives LR again.
+    image onto LR (`common.data.resize.project`), so that every result, scaled down, gives LR again.
 
     Args:
         n_features: channels.

@@ -42,18 +42,18 @@ import torch
 from torch.nn import functional
 
 from common import checkpoint
-from common.crops import batches, to_device
+from common.data.crops import batches, to_device
+from common.data.resize import project
 from common.device import autocast, choose_bfloat16, choose_device, describe, place
-from common.ema import update_ema
-from common.flags import command_line
-from common.gaussian import kl_terms, warmed_up
-from common.latent_figures import PANELS, latent_figures
-from common.log import LossMeter, plot_curves, write_log
 from common.processes import average_gradients, is_first, mean_of_all, on_first
 from common.progress import progress_bar
-from common.resize import project
-from common.run import Run
-from common.stop import StopSignal
+from common.run.ema import update_ema
+from common.run.flags import command_line
+from common.run.folder import Run
+from common.run.log import LossMeter, plot_curves, write_log
+from common.run.stop import StopSignal
+from common.vae.diagnostics import PANELS, latent_figures
+from common.vae.gaussian import kl_terms, warmed_up
 from SRVAE.dataset import crops_and_validation
 from SRVAE.model import SRVAE, Recognition
 

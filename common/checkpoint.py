@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from common.files import written_whole
-from common.untrusted import refuse_bombs, refuse_swollen
+from scripts.inference.untrusted import refuse_bombs, refuse_swollen
 
 
 def save(path: str | Path, content: dict[str, Any], previous: Path | None = None) -> None:

@@ -170,6 +170,6 @@ def _check_pairs(hr_folder: Path, lr_folder: Path, suffixes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from common.flags import command_line
+    from common.run.flags import command_line
 
     print(*command_line(download_div2k), sep="\n")

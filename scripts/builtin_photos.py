@@ -17,9 +17,9 @@ if not __package__:
 
 import skimage
 
+from common.data.photos import read_image, write_image
 from common.files import remove_leftovers
-from common.flags import command_line
-from common.images import read_image, write_image
+from common.run.flags import command_line
 from scripts.prepare_dataset import prepare_dataset
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,16 +23,16 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from common.data.photos import read_image, to_tensor
+from common.data.resize import imresize
 from common.device import choose_device
 from common.files import written_whole
-from common.flags import command_line
-from common.images import read_image, to_tensor
-from common.metrics import psnr_ssim_y
-from common.pictures import busiest_crop
+from common.measure.metrics import psnr_ssim_y
+from common.measure.pictures import busiest_crop
 from common.progress import progress_bar
-from common.resize import imresize
+from common.run.flags import command_line
 from scripts.evaluate import titles
-from scripts.models import load_model
+from scripts.inference.models import load_model
 from scripts.outputs import refuse_to_replace
 
 _COLOURS = ("#e6194b", "#0072b2", "#2ca02c", "#e69f00")  # of the crops' frames

@@ -22,9 +22,9 @@ import pyvips
 import tyro
 
 from common.device import choose_device, describe
-from common.flags import command_line
-from scripts.models import Model, load_model
-from scripts.photos import Photo, convert, open_photo, resample
+from common.run.flags import command_line
+from scripts.inference.models import Model, load_model
+from scripts.inference.photos import Photo, convert, open_photo, resample
 from scripts.upscale import Job, Settings, enlarge
 
 ROOT = Path(__file__).resolve().parents[1]

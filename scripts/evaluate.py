@@ -27,17 +27,17 @@ if not __package__:
 import torch
 from torch.nn import functional
 
+from common.data.pairs import Pairs
+from common.data.photos import image_size, list_images, pair_by_name, read_image, to_tensor
+from common.data.resize import detail, imresize
 from common.device import choose_device, describe
 from common.files import written_whole
-from common.flags import command_line
-from common.folders import Pairs
-from common.images import image_size, list_images, pair_by_name, read_image, to_tensor
-from common.log import write_log
-from common.metrics import lr_psnr, luma, psnr, ssim
+from common.measure.metrics import lr_psnr, luma, psnr, ssim
 from common.progress import progress_bar
-from common.resize import detail, imresize
-from scripts.lpips import load_lpips
-from scripts.models import Model, load_model
+from common.run.flags import command_line
+from common.run.log import write_log
+from scripts.inference.lpips import load_lpips
+from scripts.inference.models import Model, load_model
 from scripts.outputs import refuse_to_replace
 
 FIGURES = {  # title and digits in the table

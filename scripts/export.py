@@ -28,10 +28,10 @@ from torch import nn
 
 from common import checkpoint
 from common.files import written_whole
-from common.flags import command_line
+from common.run.flags import command_line
 from CVAE.model import CVAE
 from ESRGAN.model import GeneratorRRDB, to_published
-from scripts.models import Model, load_model
+from scripts.inference.models import Model, load_model
 from scripts.outputs import refuse_to_replace
 from SRVAE.model import SRVAE
 

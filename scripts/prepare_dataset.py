@@ -11,7 +11,7 @@ OUT/DIV2K_train_LR_bicubic/X4/NAMEx4.png, a quarter of the size with MATLAB's im
     python scripts/prepare_dataset.py PHOTOS OUT --degradation realistic
 
 makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPEG-compressed
-(scripts/degradation.py), of the same HR photos: for training on unpaired photos.
+(scripts/evidence/degradation.py), of the same HR photos: for training on unpaired photos.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if not __package__:
 import numpy as np
 import tyro
 
+from common.data.photos import list_images, passed_over, read_image, write_image
+from common.data.pixel_store import in_processes
+from common.data.resize import imresize
 from common.files import locked_if_possible, remove_leftovers
-from common.flags import command_line
-from common.images import list_images, passed_over, read_image, write_image
-from common.pixel_store import in_processes
 from common.progress import progress_bar
-from common.resize import imresize
-from scripts.degradation import degrade
+from common.run.flags import command_line
+from scripts.evidence.degradation import degrade
 
 SCALE = 4
 

@@ -23,13 +23,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from common import checkpoint
+from common.data.photos import list_pairs, read_image, to_tensor, to_uint8, write_image
+from common.data.resize import imresize
 from common.device import choose_device
-from common.flags import command_line
-from common.images import list_pairs, read_image, to_tensor, to_uint8, write_image
-from common.metrics import psnr_ssim_y
-from common.pictures import busiest_crop, enlarge, grid
-from common.resize import imresize
-from common.vgg import cached_weights
+from common.measure.metrics import psnr_ssim_y
+from common.measure.pictures import busiest_crop, enlarge, grid
+from common.perceptual import cached_weights
+from common.run.flags import command_line
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.builtin_photos import builtin_photos

@@ -18,14 +18,14 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common.flags import command_line
-from common.images import SUFFIXES, read_image, to_tensor, to_uint8, write_image
-from common.pictures import busiest_crop, grid
+from common.data.photos import SUFFIXES, read_image, to_tensor, to_uint8, write_image
+from common.data.resize import imresize
+from common.measure.pictures import busiest_crop, grid
+from common.measure.validation import Photo, sample_row
 from common.progress import progress_bar
-from common.resize import imresize
-from common.validation import Photo, sample_row
+from common.run.flags import command_line
 from CVAE.model import CVAE
-from scripts.models import load_model
+from scripts.inference.models import load_model
 from scripts.outputs import refuse_to_replace
 from SRVAE.model import SRVAE
 

@@ -27,11 +27,11 @@ if not __package__:
 
 import tyro
 
-from common.flags import command_line
-from common.images import SUFFIXES, image_size, passed_over
+from common.data.photos import SUFFIXES, image_size, passed_over
 from common.progress import progress_bar
-from scripts.models import GRID, Backend, Model, Precision, load_model
-from scripts.photos import (
+from common.run.flags import command_line
+from scripts.inference.models import GRID, Backend, Model, Precision, load_model
+from scripts.inference.photos import (
     WRITTEN,
     Photo,
     enlarged_size,

@@ -14,9 +14,9 @@ import skimage
 import torch
 
 from common import checkpoint
-from common.images import read_image, write_image
+from common.data.photos import read_image, write_image
 from CVAE.model import CVAE
-from scripts.benchmark_train import random_vgg
+from scripts.benchmarks.train import random_vgg
 from scripts.prepare_dataset import prepare_dataset
 
 SKIMAGE_DATA = Path(skimage.__file__).parent / "data"

@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py` measures both sides, and they do the same work."""
+"""`scripts/benchmarks/benchmark.py` measures both sides, and they do the same work."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn import functional
 from common.device import has_bfloat16
 from ESRGAN.model import Discriminator, GeneratorRRDB
 from ESRGAN.train_esrgan import relativistic_loss
-from scripts import benchmark
-from scripts.benchmark_memory import train_two_steps
-from scripts.benchmark_precision import psnr_and_seconds
-from scripts.benchmark_train import Adversaries
-from scripts.measuring import Side, measure, peak_memory
+from scripts.benchmarks import benchmark
+from scripts.benchmarks.measuring import Side, measure, peak_memory
+from scripts.benchmarks.memory import train_two_steps
+from scripts.benchmarks.precision import psnr_and_seconds
+from scripts.benchmarks.train import Adversaries
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def test_benchmark_of_the_data_measures_both_sides(tmp_path, capsys):
 def test_benchmark_of_training_measures_both_stages(tmp_path, monkeypatch):
     pytest.importorskip("spandrel")
     small = partial(Discriminator, 32, 8)
-    monkeypatch.setattr("scripts.benchmark_train.Discriminator", lambda *sizes: small())
+    monkeypatch.setattr("scripts.benchmarks.train.Discriminator", lambda *sizes: small())
     settings = {"n_blocks": 2, "batch_size": 2, "n_photos": 1, "workers": 0, "rounds": 1}
     ratios = benchmark.train(**settings, patch_size=32, out=tmp_path, peaks=False)
     n = 1 + has_bfloat16(CPU)  # precisions
@@ -137,7 +137,7 @@ def test_peak_memory_is_of_a_process_of_its_own():
 
 def test_ratio_and_ceiling_are_of_medians(tmp_path, monkeypatch, capsys):
     times = iter([4.0, 1.0, 9.0, 3.0, 5.0, 1.0])  # of two sides in turn, three rounds
-    monkeypatch.setattr("scripts.measuring._time", lambda *arguments: next(times))
+    monkeypatch.setattr("scripts.benchmarks.measuring._time", lambda *arguments: next(times))
     sides = [Side(name, lambda: lambda k: None, images=2) for name in ("a", "b")]
     options = {"unit": "images", "rounds": 3, "out": tmp_path, "device": CPU, "peaks": False}
     assert measure("part", sides, **options) == {"a": 1, "b": 5}

@@ -11,11 +11,12 @@ from torch import nn
 from torchvision.models import AlexNet_Weights, VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from common import checkpoint, vgg
-from common.ema import update_ema
-from common.stop import StopSignal
-from common.vgg import VGG19Features
-from scripts import lpips
+from common import checkpoint
+from common import perceptual as vgg
+from common.perceptual import VGG19Features
+from common.run.ema import update_ema
+from common.run.stop import StopSignal
+from scripts.inference import lpips
 
 
 def test_checkpoint_comes_back_as_it_was(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from common import checkpoint
-from common.images import read_image, write_image
-from common.metrics import psnr_ssim_y
-from common.resize import imresize
+from common.data.photos import read_image, write_image
+from common.data.resize import imresize
+from common.measure.metrics import psnr_ssim_y
 from scripts import compare as script
 from scripts.compare import Result, compare, draw
 from SRVAE.model import SRVAE

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from common import div2k, files
-from common.images import list_images, read_image, write_image
-from common.pixel_store import PixelStore
+from common.data.photos import list_images, read_image, write_image
+from common.data.pixel_store import PixelStore
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.upscale import upscale
 from tests import test_div2k
@@ -32,8 +32,8 @@ server = test_div2k.server  # the fixture
 BUILD = """
 import os, sys, time
 from pathlib import Path
-from common import pixel_store
-from common.images import list_images, read_image
+from common.data import pixel_store
+from common.data.photos import list_images, read_image
 
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 

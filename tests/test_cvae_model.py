@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from common.images import read_image, to_tensor
-from common.metrics import lr_psnr
-from common.resize import resize
-from common.tiles import cut_tiles
+from common.data.photos import read_image, to_tensor
+from common.data.resize import resize
+from common.measure.metrics import lr_psnr
 from CVAE.model import CVAE, Recognition
+from scripts.inference.tiles import cut_tiles
 
 PRINTED = """
 (enc_conv1): Sequential

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torchvision.models import alexnet
 
-from common.images import list_pairs, read_image
-from scripts import cyclegan_evidence as script
-from scripts.lpips import load_lpips
+from common.data.photos import list_pairs, read_image
+from scripts.evidence.runs import cyclegan as script
+from scripts.inference.lpips import load_lpips
 
 
 def test_evidence_trains_and_measures_all_versions_on_both_tracks(dataset, tmp_path, capsys):

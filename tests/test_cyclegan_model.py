@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.crops import photo_of_crop
-from common.images import list_images, read_image, to_tensor, write_image
-from common.resize import imresize, resize
+from common.data.crops import photo_of_crop
+from common.data.photos import list_images, read_image, to_tensor, write_image
+from common.data.resize import imresize, resize
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3

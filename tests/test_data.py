@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from common import pixel_store
-from common.crops import PairedCrops, batches, to_device
-from common.cuts import fits
+from common.data import pixel_store
+from common.data.crops import PairedCrops, batches, to_device
+from common.data.cuts import fits
+from common.data.photos import list_images, list_pairs, read_image, write_image
+from common.data.pixel_store import PixelStore
 from common.files import written_whole
-from common.images import list_images, list_pairs, read_image, write_image
-from common.pixel_store import PixelStore
 from CycleGAN.dataset import UnpairedPhotos
 
 
@@ -148,7 +148,7 @@ def test_store_is_left_out_with_a_note_when_the_disk_is_too_small(photos, monkey
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_workers_end_with_a_killed_parent(tmp_path):
     code = (
-        "import os, sys, time; from common.pixel_store import in_processes\n"
+        "import os, sys, time; from common.data.pixel_store import in_processes\n"
         "def job(i): open(f'{sys.argv[1]}/{os.getpid()}', 'w').close(); time.sleep(100)\n"
         "if __name__ == '__main__': list(in_processes(job, [1, 2], 2))\n"
     )
@@ -254,8 +254,8 @@ def test_closed_batches_leave_no_worker(crops):
 
 def test_program_that_leaves_its_batches_open_ends_all_the_same(dataset):
     code = (
-        "import sys; from common.images import list_pairs\n"
-        "from common.crops import PairedCrops, batches\n"
+        "import sys; from common.data.photos import list_pairs\n"
+        "from common.data.crops import PairedCrops, batches\n"
         "if __name__ == '__main__':\n"
         "    stream = batches(PairedCrops(list_pairs(*sys.argv[1:]), 32, 0), 0, 5, 2, 2)\n"
         "    next(stream)\n"

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from common.images import list_pairs, read_image
-from common.resize import imresize
-from scripts.degradation import add_noise, blur, degrade, gaussian_kernel, jpeg
+from common.data.photos import list_pairs, read_image
+from common.data.resize import imresize
+from scripts.evidence.degradation import add_noise, blur, degrade, gaussian_kernel, jpeg
 from tests.conftest import SKIMAGE_DATA
 
 

@@ -13,11 +13,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import scripts.evaluate as script
 from common import checkpoint
-from common.images import read_image, write_image
-from common.resize import imresize
+from common.data.photos import read_image, write_image
+from common.data.resize import imresize
 from ESRGAN.model import GeneratorRRDB
 from scripts.evaluate import diversity_score, evaluate, local_l1, sharpness, table, titles
-from scripts.models import load_model
+from scripts.inference.models import load_model
 from SRVAE.model import SRVAE
 
 CPU = {"device": "cpu", "n_samples": 0}

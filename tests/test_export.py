@@ -15,7 +15,7 @@ from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
 from ESRGAN.model import GeneratorRRDB
 from scripts import export as script
 from scripts.export import export
-from scripts.models import load_model
+from scripts.inference.models import load_model
 from SRVAE.model import SRVAE
 
 

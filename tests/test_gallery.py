@@ -17,9 +17,10 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from common.images import read_image, write_image
-from scripts import demo, gallery
-from scripts.models import load_model
+from common.data.photos import read_image, write_image
+from scripts import demo
+from scripts.evidence.runs import gallery
+from scripts.inference.models import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "scripts" / "checkpoints.ipynb"

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.latent_figures import deviations, latent_figures
-from common.metrics import psnr_ssim_y
-from common.resize import resize
+from common.data.resize import resize
+from common.measure.metrics import psnr_ssim_y
+from common.vae.diagnostics import deviations, latent_figures
 
 
 def checkerboard(size: int) -> torch.Tensor:

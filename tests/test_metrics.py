@@ -7,9 +7,9 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from common.images import read_image, to_tensor, to_uint8
-from common.metrics import lr_psnr, luma, psnr, psnr_ssim_y, psnr_y, ssim
-from common.resize import imresize
+from common.data.photos import read_image, to_tensor, to_uint8
+from common.data.resize import imresize
+from common.measure.metrics import lr_psnr, luma, psnr, psnr_ssim_y, psnr_y, ssim
 from tests.conftest import SKIMAGE_DATA
 
 

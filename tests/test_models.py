@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from common import checkpoint
-from common.images import to_tensor, to_uint8
-from common.resize import imresize
+from common.data.photos import to_tensor, to_uint8
+from common.data.resize import imresize
 from CVAE.model import CVAE, Recognition
 from CycleGAN.model import (
     Discriminator,
@@ -24,7 +24,7 @@ from CycleGAN.model import (
     ResidualGeneratorSR,
 )
 from ESRGAN.model import GeneratorRRDB, to_published
-from scripts.models import Bicubic, Model, load_model
+from scripts.inference.models import Bicubic, Model, load_model
 from SRVAE.model import SRVAE
 
 torch.manual_seed(0)

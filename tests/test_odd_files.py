@@ -19,11 +19,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from common import pixel_store
-from common.crops import PairedCrops
-from common.images import image_size, list_images, list_pairs, read_image, write_image
-from common.pixel_store import PixelStore
-from common.validation import Validation
+from common.data import pixel_store
+from common.data.crops import PairedCrops
+from common.data.photos import image_size, list_images, list_pairs, read_image, write_image
+from common.data.pixel_store import PixelStore
+from common.measure.validation import Validation
 from CycleGAN.dataset import UnpairedPhotos
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.prepare_dataset import prepare_dataset

@@ -14,19 +14,19 @@ import pytest
 import torch
 
 from common import checkpoint
-from common.flags import command_line
-from common.images import list_pairs, read_image, write_image
+from common.data.photos import list_pairs, read_image, write_image
+from common.run.flags import command_line
 from scripts.compare import compare
-from scripts.cyclegan_evidence import cyclegan_evidence
 from scripts.evaluate import evaluate
-from scripts.evidence import refuse_other_settings
+from scripts.evidence.cyclegan import cyclegan_evidence
+from scripts.evidence.gallery import gallery
+from scripts.evidence.runs import refuse_other_settings
+from scripts.evidence.vae import vae_evidence
 from scripts.export import export
-from scripts.gallery import gallery
 from scripts.outputs import refuse_foreign_folder, refuse_to_replace
 from scripts.prepare_dataset import prepare_dataset
 from scripts.quickstart import quickstart
 from scripts.samples import samples
-from scripts.vae_evidence import vae_evidence
 from SRVAE.model import SRVAE
 from tests.conftest import SKIMAGE_DATA
 
@@ -171,7 +171,7 @@ def photos(tmp_path):
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from common import images
+from common.data import photos as images
 from scripts import prepare_dataset as script
 
 def write_image(path, image):

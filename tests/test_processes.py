@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from common import checkpoint, processes
-from common.crops import crops_of_step
+from common.data.crops import crops_of_step
 from CVAE import train_cvae as cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
@@ -60,7 +60,7 @@ def together(count: int, folder: Path, function, *arguments) -> list[str]:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
-        context.set_forkserver_preload(["scripts.stress", __name__])
+        context.set_forkserver_preload(["scripts.benchmarks.stress", __name__])
     files = [folder / f"{rank}.txt" for rank in range(count)]
     started = [
         context.Process(target=run_as, args=(rank, count, port, file, function, *arguments))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.images import read_image, to_tensor
-from common.resize import imresize, project, project_and_clamp, resize
+from common.data.photos import read_image, to_tensor
+from common.data.resize import imresize, project, project_and_clamp, resize
 from tests.conftest import SKIMAGE_DATA
 
 

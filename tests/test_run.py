@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from common import checkpoint
+from common.data.photos import read_image
 from common.files import locked
-from common.images import read_image
-from common.log import LossMeter
-from common.run import Run
+from common.run.folder import Run
+from common.run.log import LossMeter
 from ESRGAN import train_esrgan as script
 from ESRGAN.train_esrgan import train_esrgan
-from scripts.stress import differences
+from scripts.benchmarks.stress import differences
 from tests.conftest import rows_of, stop_in_step
 
 SMALL = {

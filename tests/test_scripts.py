@@ -15,30 +15,30 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.flags import command_line
-from common.images import list_pairs, read_image, write_image
-from common.pictures import busiest_crop, grid
-from common.resize import imresize
+from common.data.photos import list_pairs, read_image, write_image
+from common.data.resize import imresize
+from common.measure.pictures import busiest_crop, grid
+from common.run.flags import command_line
 from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
-from scripts import benchmark
+from scripts.benchmarks import benchmark
+from scripts.benchmarks.stress import stress
 from scripts.builtin_photos import builtin_photos
 from scripts.compare import compare
-from scripts.cyclegan_evidence import cyclegan_evidence
 from scripts.demo import demo
 from scripts.evaluate import evaluate
+from scripts.evidence.cyclegan import cyclegan_evidence
+from scripts.evidence.gallery import gallery
+from scripts.evidence.vae import vae_evidence
 from scripts.export import export
-from scripts.gallery import gallery
 from scripts.prepare_dataset import prepare_dataset
 from scripts.quickstart import quickstart, table
 from scripts.samples import samples
-from scripts.stress import stress
 from scripts.upscale import upscale
-from scripts.vae_evidence import vae_evidence
 from SRVAE.model import SRVAE
 from SRVAE.train_srvae import train_srvae
 
@@ -59,9 +59,9 @@ FUNCTIONS = {
     "scripts/compare.py": compare,
     "scripts/export.py": export,
     "scripts/demo.py": demo,
-    "scripts/gallery.py": gallery,
-    "scripts/cyclegan_evidence.py": cyclegan_evidence,
-    "scripts/vae_evidence.py": vae_evidence,
+    "scripts/evidence/gallery.py": gallery,
+    "scripts/evidence/cyclegan.py": cyclegan_evidence,
+    "scripts/evidence/vae.py": vae_evidence,
 }
 
 
@@ -101,16 +101,16 @@ SAYS = {  # what each script's --help says, besides much else
     "ESRGAN/train_esrgan.py": "growth INT channels that each convolution in a dense block adds",
     "common/div2k.py": "track {bicubic,unknown,mild,difficult,wild}",
     "scripts/prepare_dataset.py": "split {train,valid} which of DIV2K's folders",
-    "scripts/benchmark.py": "data",
+    "scripts/benchmarks/benchmark.py": "data",
     "scripts/builtin_photos.py": "degradation {bicubic,realistic}",
-    "scripts/cyclegan_evidence.py": "jobs INT runs at once",
-    "scripts/vae_evidence.py": "n-samples INT of each test photo",
+    "scripts/evidence/cyclegan.py": "jobs INT runs at once",
+    "scripts/evidence/vae.py": "n-samples INT of each test photo",
     "scripts/upscale.py": "-m PATH, --model PATH checkpoint, or",
     "scripts/evaluate.py": "batch-pixels INT LR pixels at once",
     "scripts/compare.py": "crop INT HR pixels each way, of small photos less",
     "scripts/export.py": "published, --no-published ESRGAN's public key names",
     "scripts/demo.py": "host STR 0.0.0.0: for others",
-    "scripts/gallery.py": "share FLOAT of the training steps",
+    "scripts/evidence/gallery.py": "share FLOAT of the training steps",
     "scripts/samples.py": "model PATH cvae.pth or srvae.pth",
     "CVAE/train_cvae.py": "free-nats FLOAT KL of each latent number",
     "SRVAE/train_srvae.py": "n-latent INT numbers of z for each 4x4 LR pixels",
@@ -173,8 +173,12 @@ def test_start_of_a_script_that_fails_is_seen(tmp_path):
 
 def test_importing_a_script_does_nothing_else(tmp_path):
     modules = [path.removesuffix(".py").replace("/", ".") for path in FUNCTIONS]
-    code = f"import {', '.join(modules)}, scripts.quickstart, scripts.benchmark, common.div2k"
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"]
+    code = f"import {', '.join(modules)}, scripts.quickstart, scripts.benchmarks.benchmark"
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}, common.div2k",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from common.images import read_image, to_tensor
-from common.metrics import lr_psnr
-from common.resize import project, resize
+from common.data.photos import read_image, to_tensor
+from common.data.resize import project, resize
+from common.measure.metrics import lr_psnr
 from CVAE.model import CVAE
 from SRVAE.model import SRVAE, Recognition
 

@@ -1,4 +1,4 @@
-"""The short form of scripts/stress.py: each training script, killed and started again."""
+"""The short form of the stress test: each training script, killed and started again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common import checkpoint
-from scripts.stress import SCRIPTS, differences, lay_out, stress_script
+from scripts.benchmarks.stress import SCRIPTS, differences, lay_out, stress_script
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from common.tiles import blend_tiles, cut_tiles, enlarge_in_bands, tile_starts
+from scripts.inference.tiles import blend_tiles, cut_tiles, enlarge_in_bands, tile_starts
 
 
 @pytest.mark.parametrize(

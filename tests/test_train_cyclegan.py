@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from common import checkpoint
+from common.data.photos import read_image
+from common.data.resize import resize
 from common.device import has_bfloat16
-from common.images import read_image
-from common.resize import resize
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
-from scripts.cyclegan_evidence import CHANGES
+from scripts.evidence.cyclegan import CHANGES
 from tests.conftest import rows_of, same_weights, stop_in_step
 
 VERSIONS = {"v1": v1, "v2": v2, "v3": v3}

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from common import checkpoint
-from common.images import read_image
+from common.data.photos import read_image
 from ESRGAN import train_esrgan as script
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
 from ESRGAN.train_esrgan import learning_rate_at, relativistic_loss, train_esrgan

@@ -15,9 +15,9 @@ import torch
 from torch.distributions import Laplace
 
 from common import checkpoint
+from common.data.photos import read_image, write_image
+from common.data.resize import imresize, project
 from common.device import has_bfloat16
-from common.images import read_image, write_image
-from common.resize import imresize, project
 from CVAE import train_cvae as cvae
 from CVAE.model import CVAE
 from SRVAE import train_srvae as srvae

@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from common import checkpoint
+from common.perceptual import VGG19Features
 from common.plain import plain
-from common.untrusted import built, refuse_bombs, refuse_swollen
-from common.vgg import VGG19Features
 from CycleGAN.model import ResidualGeneratorSR
 from ESRGAN.model import GeneratorRRDB, load_published, set_weights, to_published
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.compare import compare
 from scripts.evaluate import evaluate
 from scripts.export import export
-from scripts.models import load_model
+from scripts.inference.models import load_model
+from scripts.inference.untrusted import built, refuse_bombs, refuse_swollen
 from scripts.samples import samples
 from scripts.upscale import upscale
 from SRVAE.model import SRVAE

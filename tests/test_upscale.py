@@ -14,10 +14,11 @@ import torch
 from PIL import Image, ImageCms
 
 from common import checkpoint
-from common.images import read_image, write_image
-from common.resize import imresize
+from common.data.photos import read_image, write_image
+from common.data.resize import imresize
 from ESRGAN.model import GeneratorRRDB
-from scripts import photos, upscale
+from scripts import upscale
+from scripts.inference import photos
 from scripts.upscale import load_model
 from SRVAE.model import SRVAE
 from tests.conftest import SKIMAGE_DATA

@@ -9,12 +9,13 @@ import torch
 from torchvision.models import alexnet
 
 from common import checkpoint
-from common.images import list_pairs, read_image, to_tensor
-from common.latent_figures import deviations
-from common.resize import resize
+from common.data.photos import list_pairs, read_image, to_tensor
+from common.data.resize import resize
+from common.vae.diagnostics import deviations
 from ESRGAN.model import GeneratorRRDB
-from scripts import samples, vae_evidence
-from scripts.lpips import load_lpips
+from scripts import samples
+from scripts.evidence.runs import vae as vae_evidence
+from scripts.inference.lpips import load_lpips
 
 
 def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 import pytest
 import torch
 
-from common import download, files, vgg, web
+from common import download, files, web
+from common import perceptual as vgg
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -41,16 +41,16 @@ import torch
 from torch.nn import functional
 
 from common import checkpoint
-from common.crops import batches, to_device
+from common.data.crops import batches, to_device
+from common.data.resize import resize
 from common.device import autocast, choose_bfloat16, choose_device, describe, place
-from common.flags import command_line
-from common.log import LossMeter, plot_curves, write_log
+from common.measure.validation import Validation
 from common.processes import average_gradients, count, is_first, on_first
 from common.progress import progress_bar
-from common.resize import resize
-from common.run import Run
-from common.stop import StopSignal
-from common.validation import Validation
+from common.run.flags import command_line
+from common.run.folder import Run
+from common.run.log import LossMeter, plot_curves, write_log
+from common.run.stop import StopSignal
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
 from CycleGAN.model import (
     Discriminator,

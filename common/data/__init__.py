@@ -1,0 +1,1 @@
+"""Photos: found, paired, decoded once, cut into crops, resized."""

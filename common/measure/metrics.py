@@ -1,0 +1,92 @@
+"""PSNR and SSIM by the protocol of the field's tables: 8-bit luma, borders shaved."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from common.data.resize import imresize_batch
+
+
+def luma(image: torch.Tensor) -> torch.Tensor:
+    """Return Y of ITU-R BT.601 in MATLAB's range, as `rgb2ycbcr` does on 8-bit images.
+
+    Args:
+        image: (N, 3, H, W) in [0, 1]; rounded to 8 bits here.
+    Returns:
+        (N, 1, H, W) float64, whole numbers from 16 to 235.
+    """
+    image = (image.double() * 255).round().clamp(0, 255)
+    weights = image.new_tensor([65.481, 128.553, 24.966]) / 255
+    return (16 + torch.einsum("nchw,c->nhw", image, weights)).round()[:, None]
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor, peak: float = 255.0) -> torch.Tensor:
+    """Return the peak signal-to-noise ratio in dB of each image: (N, C, H, W) twice -> (N,)."""
+    return 10 * torch.log10(peak**2 / (a - b).square().mean(dim=(1, 2, 3)))
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor, peak: float = 255.0) -> torch.Tensor:
+    """Return the structural similarity of each image (Wang et al. 2004), 1 for equal ones.
+
+    11x11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03, valid region only.
+
+    Args:
+        a, b: (N, C, H, W), at least 11x11, values from 0 to `peak`.
+    Returns:
+        (N,)
+    """
+    offset = torch.arange(11, dtype=a.dtype, device=a.device) - 5
+    line = torch.exp(-offset.square() / (2 * 1.5**2))
+    line = line / line.sum()
+
+    def blur(x: torch.Tensor) -> torch.Tensor:  # (N, C, H, W) -> (N * C, 1, H - 10, W - 10)
+        x = functional.conv2d(x.flatten(0, 1)[:, None], line.view(1, 1, -1, 1))
+        return functional.conv2d(x, line.view(1, 1, 1, -1))
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a = blur(a * a) - mean_a**2
+    var_b = blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+        (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+    )
+    return similarity.view(len(a), -1).mean(dim=1)
+
+
+def psnr_y(sr: torch.Tensor, hr: torch.Tensor, shave: int = 4) -> torch.Tensor:
+    """Return PSNR-Y in dB of each image, `shave` pixels left out on every border.
+
+    Args:
+        sr, hr: (N, 3, H, W) in [0, 1].
+    Returns:
+        (N,)
+    """
+    return psnr(*(luma(x)[..., shave:-shave, shave:-shave] for x in (sr, hr)))
+
+
+def psnr_ssim_y(sr: torch.Tensor, hr: torch.Tensor, shave: int = 4) -> tuple[float, float]:
+    """Return (PSNR-Y in dB, SSIM-Y) of one image, `shave` pixels left out on every border.
+
+    Args:
+        sr, hr: (1, 3, H, W) in [0, 1], at least 19x19 with the usual `shave` of 4 (the scale).
+    """
+    if sr.shape != hr.shape:
+        raise ValueError(f"SR is {tuple(sr.shape)} and HR is {tuple(hr.shape)}, expected the same")
+    y_sr, y_hr = (luma(x)[..., shave:-shave, shave:-shave] for x in (sr, hr))
+    return psnr(y_sr, y_hr).item(), ssim(y_sr, y_hr).item()
+
+
+def lr_psnr(sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    """Return the PSNR (dB, RGB) of SR, scaled down as MATLAB's `imresize` does, against its LR.
+
+    Both in 8 bits, as files hold them.
+
+    Args:
+        sr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
+    Returns:
+        (N,)
+    """
+    pixels = (lr.double() * 255).round().clamp(0, 255)
+    return psnr(imresize_batch(sr, 1 / 4) * 255, pixels)

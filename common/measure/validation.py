@@ -1,0 +1,140 @@
+"""The figures and the pictures of a network on held-out photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from common.data.photos import read_image, to_tensor, to_uint8, write_image
+from common.data.resize import imresize
+from common.measure.metrics import psnr_ssim_y
+from common.measure.pictures import busiest_crop, enlarge, grid
+from common.progress import progress_bar
+
+Upscale = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Photo(NamedTuple):
+    """A photo in all its forms, (H, W, 3) uint8."""
+
+    name: str
+    lr: np.ndarray
+    bicubic: np.ndarray
+    hr: np.ndarray
+
+
+class Validation:
+    """Measures PSNR-Y and SSIM-Y on photos held in memory, and draws the same crops each time.
+
+    Args:
+        pairs: (LR path, HR path) of each photo.
+        max_size: larger photos are cut to their central `max_size` HR pixels each way.
+        n_samples: how many of the photos are drawn.
+        sample_size: HR pixels of a drawn crop, cut where the photo has most detail.
+    Raises:
+        ValueError: a photo is too small for SSIM; the message names it.
+    """
+
+    def __init__(
+        self,
+        pairs: list[tuple[Path, Path]],
+        max_size: int,
+        n_samples: int = 3,
+        sample_size: int = 192,
+    ):
+        self.photos = [_read_photo(lr, hr, max_size) for lr, hr in pairs]
+        self.crops = [
+            (photo, busiest_crop(photo.lr, sample_size // 4), sample_size // 4)
+            for photo in self.photos[:n_samples]
+        ]
+        scores = [psnr_ssim_y(to_tensor(p.bicubic), to_tensor(p.hr)) for p in self.photos]
+        self.bicubic_psnr_y, self.bicubic_ssim_y = (fmean(s) for s in zip(*scores, strict=True))
+
+    def patches(self, n: int, size: int) -> list[torch.Tensor]:
+        """Return `n` aligned patches, one from each photo by turns, the same each time.
+
+        Args:
+            size: of LR, in pixels.
+        Returns:
+            LR (n, 3, size, size) and HR (n, 3, 4 size, 4 size) in [0, 1].
+        Raises:
+            ValueError: a photo is smaller than a patch; the message names it.
+        """
+        rng = np.random.default_rng(0)
+        pairs = []
+        for i in range(n):
+            photo = self.photos[i % len(self.photos)]
+            h, w = photo.lr.shape[:2]
+            if min(h, w) < size:
+                raise ValueError(
+                    f"held-out photo {photo.name} is {4 * w}x{4 * h}, smaller than a patch of "
+                    f"{4 * size}x{4 * size}: take it out, or lower the size"
+                )
+            top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
+            hr = photo.hr[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
+            pairs.append((photo.lr[top : top + size, left : left + size], hr))
+        return [torch.cat([to_tensor(x) for x in images]) for images in zip(*pairs, strict=True)]
+
+    @torch.inference_mode()
+    def measure(
+        self,
+        upscale: Upscale,
+        device: torch.device,
+        picture: Path,
+        samples: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> tuple[float, float]:
+        """Return the mean PSNR-Y (dB) and SSIM-Y, and write `picture` (LR | bicubic | SR | HR).
+
+        Args:
+            upscale: LR (1, 3, h, w) in [0, 1] to SR (1, 3, 4h, 4w), on `device`.
+            samples: LR to further versions of SR (n, 1, 3, 4h, 4w), drawn beside SR.
+        """
+        scores, drawn = [], {}
+        shown = {photo.name for photo, _, _ in self.crops}
+        for photo in progress_bar(self.photos, desc="validating", leave=False, disable=None):
+            sr = upscale(to_tensor(photo.lr).to(device)).float()
+            scores.append(psnr_ssim_y(sr, to_tensor(photo.hr).to(device)))
+            if photo.name in shown:
+                versions = samples(to_tensor(photo.lr).to(device)) if samples else ()
+                drawn[photo.name] = {"SR": to_uint8(sr)} | {
+                    f"sample {i}": to_uint8(version) for i, version in enumerate(versions, 1)
+                }
+        rows = [sample_row(p, drawn[p.name], place, size) for p, place, size in self.crops]
+        write_image(picture, grid(rows))
+        psnr_y, ssim_y = (fmean(values) for values in zip(*scores, strict=True))
+        return psnr_y, ssim_y
+
+
+def sample_row(
+    photo: Photo, results: dict[str, np.ndarray], place: tuple[int, int], size: int
+) -> list[tuple[str, np.ndarray]]:
+    """Return the same crop of LR, bicubic, each of the results and HR, with captions for `grid`.
+
+    `place` (top, left) and `size` are in LR pixels.
+    """
+    top, left = place
+
+    def cut(pixels: np.ndarray) -> np.ndarray:
+        return pixels[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
+
+    hr = cut(photo.hr)
+    lr = enlarge(photo.lr[top : top + size, left : left + size], hr.shape[:2])
+    row = [(f"LR  {photo.name}", lr), ("bicubic", cut(photo.bicubic))]
+    row += [(name, cut(pixels)) for name, pixels in results.items()]
+    return [*row, ("HR", hr)]
+
+
+def _read_photo(lr_path: Path, hr_path: Path, max_size: int) -> Photo:
+    lr, hr = read_image(lr_path), read_image(hr_path)
+    if min(hr.shape[:2]) < 20:
+        raise ValueError(f"{hr_path} is {hr.shape[1]}x{hr.shape[0]}, expected 20x20 or more")
+    h, w = (min(n, max_size // 4) for n in lr.shape[:2])
+    top, left = (lr.shape[0] - h) // 2, (lr.shape[1] - w) // 2
+    lr = lr[top : top + h, left : left + w]
+    hr = hr[top * 4 : (top + h) * 4, left * 4 : (left + w) * 4]
+    return Photo(hr_path.stem, lr, imresize(lr, 4), hr)

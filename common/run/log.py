@@ -1,0 +1,139 @@
+"""A run's log as a CSV file and as curves."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from torch import nn
+
+from common.data.crops import crops_of_step
+from common.files import written_whole
+from common.processes import mean_of_all
+
+
+def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write all rows as CSV. The columns are the keys of all rows; what a row lacks stays empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class LossMeter:
+    """Means of an epoch's losses, and the guard that finds the first step that is not finite.
+
+    To add a step waits for no device: its numbers stay there until `means` is asked for.
+
+    Args:
+        batch_size: crops in a step.
+        names: tells of crops of this epoch, by their numbers, which photos they are cut from.
+    """
+
+    def __init__(self, batch_size: int, names: Callable[[range], list[str]]):
+        self.batch_size, self.names = batch_size, names
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin an epoch."""
+        self.sums: dict[str, float] = {}
+        self.n_steps = 0
+        self._waiting: list[tuple[int, list[str], torch.Tensor]] = []
+
+    def add(self, losses: dict[str, torch.Tensor], *networks: nn.Module) -> None:
+        """Note the losses of a step, and the norm of the networks' gradients."""
+        gradients = [
+            p.grad for network in networks for p in network.parameters() if p.grad is not None
+        ]
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        values = torch.stack([loss.detach().float() for loss in losses.values()] + [norm])
+        names = [f"loss_{name}" for name in losses]
+        self._waiting.append((self.n_steps, [*names, "norm of the gradients"], values))
+        self.n_steps += 1
+
+    def means(self, title: str = "training") -> dict[str, float]:
+        """Return the means of the epoch so far, `loss_...`; this waits for the device.
+
+        Raises:
+            FloatingPointError: a loss or gradient was not finite; the message begins with `title`.
+        """
+        if self._waiting:
+            together = torch.cat([values for _, _, values in self._waiting])
+            numbers = iter(mean_of_all(together).tolist())
+            for step, names, _ in self._waiting:
+                values = {name: next(numbers) for name in names}
+                self._refuse_non_finite(title, step, values)
+                for name in names[:-1]:
+                    self.sums[name] = self.sums.get(name, 0.0) + values[name]
+            self._waiting = []
+        return {name: total / self.n_steps for name, total in self.sums.items()}
+
+    def shown(self, title: str) -> dict[str, str]:
+        """Return what `means` does, for a progress bar."""
+        return {k.removeprefix("loss_"): f"{mean:.4f}" for k, mean in self.means(title).items()}
+
+    def _refuse_non_finite(self, title: str, step: int, values: dict[str, float]) -> None:
+        if not all(map(math.isfinite, values.values())):
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            names = self.names(crops_of_step(step, self.batch_size))
+            photos = ", ".join(dict.fromkeys(names))
+            raise FloatingPointError(f"{title}, step {step + 1}: {figures}; photos: {photos}")
+
+    def state_dict(self) -> dict[str, Any]:
+        self.means()
+        return {"sums": dict(self.sums), "n_steps": self.n_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.restart()
+        self.sums, self.n_steps = dict(state["sums"]), state["n_steps"]
+
+
+def plot_curves(
+    path: str | Path,
+    rows: list[dict[str, Any]],
+    baseline: float,
+    panels: dict[str, tuple[str, ...]] | None = None,
+) -> None:
+    """Draw the losses and PSNR-Y over the steps.
+
+    Args:
+        rows: of the log, with `step`, `psnr_y`, and losses whose names begin with `loss_`.
+        baseline: PSNR-Y of bicubic on the validation photos, drawn as a line.
+        panels: titles of further plots, and the columns of `rows` in each.
+    """
+    panels = panels or {}
+    lines = 1 + math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(11, 4 * lines))
+    # (A layout that matplotlib finds, with the titles' places, takes three times as long.)
+    below, above = 0.5 / (4 * lines), 1 - 0.35 / (4 * lines)
+    figure.subplots_adjust(0.07, below, 0.98, above, wspace=0.18, hspace=0.28)
+    left, right, *others = figure.subplots(lines, 2).flat
+    losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
+    _plot(left, "training losses", rows, {name: name.removeprefix("loss_") for name in losses})
+    left.set(yscale="log")
+    right.axhline(baseline, color="gray", linestyle="--", label=f"bicubic, {baseline:.2f} dB")
+    _plot(right, "validation PSNR-Y (dB)", rows, {"psnr_y": ""})
+    for axes, (title, columns) in zip(others, panels.items(), strict=False):
+        _plot(axes, title, rows, {name: name for name in columns})
+    for axes in others[len(panels) :]:
+        axes.axis("off")
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _plot(axes: Any, title: str, rows: list[dict[str, Any]], labels: dict[str, str]) -> None:
+    for name, label in labels.items():
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    axes.set(xlabel="step")
+    axes.set_title(title, y=1)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
+    axes.grid(alpha=0.3)
+    axes.legend()

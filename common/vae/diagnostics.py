@@ -1,0 +1,97 @@
+"""What shows whether the z of a conditional variational autoencoder carries anything."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+import torch
+from torch import nn
+
+from common.data.resize import detail, resize
+from common.measure.metrics import lr_psnr, psnr_y
+from common.vae.gaussian import draw, kl_divergence
+
+PANELS = {  # of the curves, for `common.run.log.plot_curves`
+    "held-out patches, PSNR-Y (dB), by z": ("psnr_q", "psnr_other", "psnr_mean", "psnr_sample"),
+    "KL(q || p), nats a patch": ("kl",),
+    "weight of the KL term": ("kl_weight",),
+    "active units": ("active_units",),
+    "sigma_p / sigma_q": ("sigma_ratio",),
+    "standard deviation of samples (1/255)": ("std_high", "std_low"),
+    "LR-PSNR of samples (dB)": ("lr_psnr", "lr_psnr_worst"),
+}
+
+
+@torch.inference_mode()
+def latent_figures(
+    model: nn.Module,
+    recognition: nn.Module | None,
+    lr: torch.Tensor,
+    hr: torch.Tensor,
+    n_samples: int = 4,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return figures of a model on patches, means over them; the noise is the same each time.
+
+    kl: KL(q || p) in nats a patch.
+    active_units: latent numbers with Var[(mu_q - mu_p) / sigma_p] > 0.01 over the patches (after
+        Burda et al. 2016, arXiv 1509.00519, who take Var[mu_q] of a prior N(0, 1)).
+    sigma_ratio: sigma_p / sigma_q, geometric mean.
+    psnr_q, psnr_other, psnr_mean, psnr_sample: PSNR-Y (dB) with z drawn from q, from q of the patch
+        before, with the mean of p, and drawn from p.
+    std_high, std_low: `deviations` of the samples of a patch.
+    lr_psnr, lr_psnr_worst: LR-PSNR (dB) of the samples in 8 bits, of their mean squared errors'
+        mean, and the lowest.
+
+    Args:
+        model: with `encode`, `decode` and `finish`; in eval mode.
+        recognition: q(z|HR,LR), in eval mode. None: a model trained without; then its p(z|LR) takes
+            the place of q, and N(0, 1) that of p in kl, active_units and sigma_ratio.
+        lr, hr: (N, 3, h, w) and (N, 3, 4h, 4w) in [0, 1], of different photos one after the other.
+    """
+    mu, logvar, features = model.encode(lr)
+    p = q = mu, logvar
+    if recognition is None:
+        p = torch.zeros_like(mu), torch.zeros_like(logvar)
+    else:
+        q = recognition(hr, lr)
+    noise = torch.randn(n_samples, *mu.shape, generator=torch.Generator().manual_seed(seed))
+    noise = noise.to(lr.device)
+
+    def render(z: torch.Tensor) -> torch.Tensor:
+        return model.finish(model.decode(z, features), lr)
+
+    def mean_psnr_y(sr: torch.Tensor) -> float:
+        return psnr_y(sr, hr).mean().item()
+
+    from_q = draw(q, noise[0])
+    samples = torch.stack([render(draw((mu, logvar), one)) for one in noise])
+    std_high, std_low = deviations(samples)
+    lr_psnrs = [value for sample in samples for value in lr_psnr(sample, lr).tolist()]
+    return {
+        "kl": kl_divergence(q, p).sum().item() / len(lr),
+        "active_units": (((q[0] - p[0]) / (p[1] / 2).exp()).var(0) > 0.01).sum().item(),
+        "sigma_ratio": ((p[1] - q[1]) / 2).mean().exp().item(),
+        "psnr_q": mean_psnr_y(render(from_q)),
+        "psnr_other": mean_psnr_y(render(from_q.roll(1, 0))),
+        "psnr_mean": mean_psnr_y(render(mu)),
+        "psnr_sample": fmean(mean_psnr_y(sample) for sample in samples),
+        "std_high": std_high,
+        "std_low": std_low,
+        "lr_psnr": -10 * math.log10(fmean(10 ** (-value / 10) for value in lr_psnrs) or 1e-10),
+        "lr_psnr_worst": min(lr_psnrs),
+    }
+
+
+def deviations(samples: torch.Tensor) -> tuple[float, float]:
+    """Return the standard deviation over the samples in the high and in the low frequencies.
+
+    In 1/255, mean over all values: of what LR lacks, and of the samples scaled down to LR's size.
+
+    Args:
+        samples: (n, N, 3, 4H, 4W) in [0, 1], n 2 or more.
+    """
+    low = torch.stack([resize(sample, 1 / 4) for sample in samples])
+    high = torch.stack([detail(sample) for sample in samples])
+    return 255 * high.std(0).mean().item(), 255 * low.std(0).mean().item()

@@ -1,0 +1,1 @@
+"""The runs behind the tables and pictures of the READMEs."""

@@ -1,0 +1,133 @@
+"""Train every model in small, measure them all on photos they never saw, draw them side by side.
+
+    python scripts/evidence/gallery.py
+
+trains on the photos that come inside scikit-image's package; `--photos PHOTOS --test SET5/HR
+SET14/HR` names folders of HR photos instead. A run that was interrupted is resumed, a complete one
+is only measured again. The networks are smaller than the train scripts' defaults and so is the
+number of steps: `RUNS` below lists what differs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+from common.device import choose_bfloat16, choose_device, describe
+from common.run.flags import command_line
+from CVAE.train_cvae import train_cvae
+from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
+from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
+from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
+from ESRGAN.train_esrgan import train_esrgan
+from scripts.builtin_photos import builtin_photos
+from scripts.compare import compare
+from scripts.evaluate import evaluate
+from scripts.evidence.runs import Run, choose_photos, prepare, refuse_other_settings, train_all
+from SRVAE.train_srvae import train_srvae
+
+ROOT = Path(__file__).resolve().parents[2]
+_CYCLEGAN = {"n_features": 16, "lr_size": 32, "hr_size": 128, "batch_size": 4, "n_epochs": 3}
+_CYCLEGAN |= {"steps_per_epoch": 200, "learning_rate": 1e-3}
+_ESRGAN = {"n_blocks": 4, "n_features": 32, "growth": 16, "discriminator_features": 32}
+_ESRGAN |= {"patch_size": 64, "batch_size": 8, "n_epochs": 6, "n_epochs_gan": 1}
+_ESRGAN |= {"steps_per_epoch": 500, "learning_rate": 1e-3, "milestones": (0.5, 0.75, 0.9)}
+# Without the perceptual loss, which needs a download and holds the picture together, L1 does it.
+_ESRGAN |= {"perceptual_weight": 0.0, "pixel_weight": 1.0, "gan_weight": 1e-3}
+_VAE = {"batch_size": 8, "n_epochs": 3, "steps_per_epoch": 400}
+RUNS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {  # the longest first
+    "cvae": (train_cvae, _VAE),
+    "esrgan": (train_esrgan, _ESRGAN),
+    "srvae": (train_srvae, _VAE),
+    "cyclegan_v1": (v1.train_cyclegan_sr, _CYCLEGAN),
+    "cyclegan_v2": (v2.train_cyclegan_sr, _CYCLEGAN),
+    "cyclegan_v3": (v3.train_cyclegan_sr, _CYCLEGAN),
+}
+# What is measured and drawn: captions and checkpoints.
+SHOWN = {
+    "bicubic": "bicubic",
+    "CycleGAN v1": "cyclegan_v1/G_LR2HR.pth",
+    "CycleGAN v2": "cyclegan_v2/G_LR2HR.pth",
+    "CycleGAN v3": "cyclegan_v3/G_LR2HR.pth",
+    "ESRGAN, PSNR": "esrgan/generator_psnr.pth",
+    "ESRGAN, GAN": "esrgan/generator.pth",
+    "CVAE": "cvae/cvae.pth",
+    "SRVAE": "srvae/srvae.pth",
+}
+
+
+def gallery(
+    *,
+    photos: Path | None = None,  # folder of HR photos to train on; None: the built-in ones
+    test: tuple[Path, ...] = (),  # folders of HR photos to measure on; none: two built-in ones
+    share: float = 1.0,  # of the training steps; 0.01 is a try of minutes
+    seed: int = 0,
+    jobs: int = 1,  # runs at once, each on one processor; 1: in this process, on all of them
+    out: Path = ROOT / "runs" / "gallery",
+    device: str = "cuda",  # without a GPU the CPU is taken
+    bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
+) -> Path:
+    """Train, measure and draw; return the folder with the checkpoints and results.
+
+    Written there: a folder for each run, and for each test folder NAME.md, NAME.csv and NAME.json
+    (evaluate.py) and NAME.png (compare.py).
+
+    Raises:
+        ValueError: `out` holds runs with other settings, or two test folders have one name.
+        FileExistsError: `out` holds files of something else.
+    """
+    where = choose_device(device)
+    bfloat16 = choose_bfloat16(where, bfloat16)
+    if photos is None and not test:
+        _, photos, _, valid = builtin_photos()
+        tests = {"built_in": valid}
+    else:
+        photos, tests = choose_photos(photos, test)
+    given = {"photos": str(photos), "test": [*map(str, tests.values())]}
+    refuse_other_settings(out, {"share": share, "seed": seed, "bfloat16": bfloat16} | given)
+    lr_folder, hr_folder, pairs = prepare(photos, tests, out / "data", "bicubic")
+    runs = []
+    for name, (train, settings) in RUNS.items():
+        steps = max(1, round(share * settings["steps_per_epoch"]))
+        settings = settings | {"steps_per_epoch": steps, "workers": 0, "device": where.type}
+        settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder, "bfloat16": bfloat16}
+        runs.append(Run(name, train, seed, settings, out / name))
+    train_all(runs, jobs, describe(where, bfloat16))
+
+    models = tuple(str(out / path) if path != "bicubic" else path for path in SHOWN.values())
+    for name, photos_of_test in pairs.items():
+        lr_path, hr_path = photos_of_test[min(1, len(photos_of_test) - 1)]
+        files = {kind: out / f"{name}.{kind}" for kind in ("csv", "json")}
+        markdown = out / f"{name}.md"
+        evaluate(
+            models=models,
+            hr=hr_path.parent,
+            lr=lr_path.parent,
+            **files,
+            markdown=markdown,
+            overwrite=True,
+            device=where.type,
+        )
+        picture = out / f"{name}.png"
+        compare(
+            hr_path,
+            models=models,
+            names=tuple(SHOWN),
+            samples=1,
+            n_crops=1,
+            out=picture,
+            overwrite=True,
+            device=where.type,
+        )
+    print("; ".join(f"{run.title} {run.seconds:.0f} s" for run in runs))
+    return out
+
+
+if __name__ == "__main__":
+    command_line(gallery)

@@ -1,0 +1,1 @@
+"""Checkpoints and photos: load any of ours, enlarge any photo."""

@@ -1,0 +1,320 @@
+"""Load any checkpoint, ours or a published ESRGAN's, and enlarge images with it.
+
+from scripts.inference.models import load_model
+
+model = load_model("ESRGAN/runs/default/generator.pth")
+sr = model.upscale(Image.open("photo.jpg"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from common import checkpoint
+from common.data.resize import resize
+from common.device import choose_device
+from common.plain import plain
+from CVAE.model import CVAE, OVERLAP, PATCH
+from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
+from ESRGAN.model import GeneratorRRDB, load_published
+from scripts.inference.openvino_network import OpenVINONetwork
+from scripts.inference.tiles import enlarge_in_bands
+from scripts.inference.untrusted import built
+from SRVAE.model import SRVAE, STRIDE
+
+AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, torch.Tensor)
+Weights = dict[str, torch.Tensor]
+Precision = Literal["full", "half"]
+Backend = Literal["torch", "openvino"]
+
+# LR pixels, all multiples of what a CVAE's own tiles and an SRVAE's z lie on: tiles that begin
+# there are enlarged as they are in the whole image.
+GRID = PATCH - OVERLAP
+TILE = 264
+# By which tiles see more than their own. Half of it is context, in the other half they are blended.
+MARGINS = {"bicubic": 24, "CycleGAN": 24, "ESRGAN": 48, "SRVAE": 24, "CVAE": 72}
+assert GRID % STRIDE == 0
+# Features, numbers of z, blocks: a file that asks for more is taken for an attack.
+_WIDEST = 4096
+_DEEPEST = 256
+
+
+class Bicubic(nn.Module):
+    """Bicubic interpolation, as MATLAB's `imresize`, in float: what networks are compared with."""
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        return resize(lr, 4)
+
+
+class Model:
+    """A network that enlarges images four times, of any size: large ones in tiles.
+
+    Attributes:
+        name: "ESRGAN", "CycleGAN", "CVAE", "SRVAE" or "bicubic".
+        network: the module, in eval mode on `device`.
+        device: where it computes.
+        has_samples: whether it has many answers to one image.
+        tile: LR pixels, each way, of tiles; an image no larger is enlarged as a whole.
+        margin: LR pixels that a tile sees beyond its own.
+        precision: "half" is float16 where torch's autocast has it, for GPUs: within 1/255 of "full"
+            in 99.9% of values. A tile where float16 overflows is computed in full.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        device: torch.device,
+        precision: Precision = "full",
+    ):
+        # Convolutions are faster in this layout.
+        network = network.to(device, memory_format=torch.channels_last).eval()
+        self.name, self.network, self.device = name, network, device
+        self.precision = precision
+        self.has_samples = isinstance(network, CVAE | SRVAE)
+        self.tile = TILE if device.type == "cpu" else 2 * TILE
+        self.margin = MARGINS[name]
+
+    def upscale(self, image: AnyImage) -> AnyImage:
+        """Return `image` four times as large, of the same kind as it was given.
+
+        The mean prediction of a CVAE and an SRVAE; of the others, the one there is.
+
+        Args:
+            image: a PIL image (the result is RGB); an array (H, W, 3), uint8, uint16 or float in
+                [0, 1]; a tensor (3, H, W) or (N, 3, H, W), float in [0, 1].
+        Raises:
+            ValueError: it is none of these.
+        """
+        lr = _to_batch(image)
+        bands = self.bands(_reader(lr), lr.shape)
+        return _like(torch.cat(list(bands), -2)[0], image)
+
+    def sample(
+        self, image: AnyImage, n: int = 1, temperature: float = 1.0, seed: int | None = None
+    ) -> list[AnyImage]:
+        """Return `n` different versions of `image`, four times as large; of a CVAE or an SRVAE.
+
+        Args:
+            image: as `upscale` takes it.
+            temperature: of z's standard deviation; 0 gives the mean prediction.
+            seed: the same seed gives the same versions.
+        Raises:
+            ValueError: the network has one answer only, or an argument is out of range.
+        """
+        if not self.has_samples:
+            raise ValueError(f"a {self.name} has one answer to an image: `upscale` gives it")
+        lr = _to_batch(image)
+        bands = self.bands(_reader(lr), lr.shape, n, temperature, seed)
+        return [_like(sr, image) for sr in torch.cat(list(bands), -2)]
+
+    @torch.inference_mode()
+    def bands(
+        self,
+        read: Callable[[int, int, int, int], torch.Tensor],
+        shape: tuple[int, ...],
+        n: int = 1,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        done: Callable[[int], None] = lambda pixels: None,
+    ) -> Iterator[torch.Tensor]:
+        """Yield rows of SR (n, N, 3, rows, 4W) in [0, 1] from top to bottom, on `device`.
+
+        For photos that are too large to be held in memory; `upscale` and `sample` are made of it.
+
+        Args:
+            read: (top, bottom, left, right) to that part of LR, (N, 3, h, w) in [0, 1].
+            shape: of LR, (N, 3, H, W).
+            n, temperature, seed: as `sample` takes them; networks of one answer give that once.
+            done: is told of the LR pixels of each tile that is done.
+        """
+        noise = None
+        if self.has_samples:
+            noise = self.network.noise(shape, n, temperature, seed)
+
+        def enlarge(lr: torch.Tensor, top: int, left: int) -> torch.Tensor:
+            lr = lr.to(self.device, memory_format=torch.channels_last)
+            some = None if noise is None else _part(noise, (top, left), lr.shape[2:])
+            if self.precision == "half":
+                with torch.autocast(self.device.type, torch.float16):
+                    sr = self._answers(lr, some).float()
+                if sr.isfinite().all():
+                    return sr.clamp(0, 1)
+            return self._answers(lr, some).clamp(0, 1)
+
+        tile, margin = self.tile, self.margin
+        yield from enlarge_in_bands(enlarge, read, shape[2:], tile, margin, GRID, done)
+
+    def _answers(self, lr: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        """Return SR (n, N, 3, 4H, 4W): for each of the noises, or the one there is."""
+        return self.network(lr)[None] if noise is None else self.network.sample(lr, noise=noise)
+
+
+def load_model(
+    path: str | Path,
+    device: str | torch.device = "cuda",
+    *,
+    precision: Precision = "full",
+    backend: Backend = "torch",
+) -> Model:
+    """Return the model in a file of weights; network and sizes are found from its tensors.
+
+    Known are the generators, CVAEs and SRVAEs that the training scripts write, and public 4x ESRGAN
+    checkpoints (three sets of key names). Nothing in the file is executed.
+
+    Args:
+        path: .pth or .safetensors; "bicubic" is interpolation, to compare with.
+        device: without a GPU "cuda" is the CPU.
+        precision: see `Model`.
+        backend: "openvino" computes on the CPU, faster and with the same result, networks of one
+            answer (ESRGAN, CycleGAN); it is a package of its own.
+    Raises:
+        ValueError: the file is missing, damaged, or holds no such network; the message says what it
+            holds instead. Or precision and backend are none that go together with it.
+    """
+    if precision not in get_args(Precision) or backend not in get_args(Backend):
+        raise ValueError(
+            f'precision is "{precision}", backend "{backend}": expected one of '
+            f"{', '.join(get_args(Precision))}, and one of {', '.join(get_args(Backend))}"
+        )
+    if backend == "openvino" and precision == "half":
+        raise ValueError('backend "openvino" computes in full precision: leave precision out')
+    where = choose_device("cpu" if backend == "openvino" else str(device))
+    torch.backends.cudnn.benchmark = False  # photos have many sizes: searching takes longer
+    if str(path) == "bicubic":
+        return Model("bicubic", Bicubic(), where, precision)
+    name, network = _recognise(Path(path), _load_weights(Path(path)))
+    if backend == "openvino":
+        if isinstance(network, CVAE | SRVAE):
+            raise ValueError(
+                f'{path} is of {name}, which has many answers: backend "openvino" is for ESRGAN '
+                "and CycleGAN"
+            )
+        network = OpenVINONetwork(network.eval())
+    return Model(name, network, where, precision)
+
+
+def _load_weights(path: Path) -> dict:
+    if path.suffix != ".safetensors":
+        return checkpoint.load(path)
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(f"{path}: pip install safetensors to read it") from None
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no file of safetensors: {error}") from error
+
+
+def _recognise(path: Path, weights: dict) -> tuple[str, nn.Module]:
+    """Return name and network; `load_state_dict` checks every name and shape."""
+    if "at" in weights and "config" in weights:
+        raise ValueError(
+            f"{path} is what a run resumes from: take one of the .pth files beside it, as "
+            "generator.pth, G_LR2HR.pth, cvae.pth or srvae.pth"
+        )
+    try:
+        name, network = _network_of(weights)
+    except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
+        reason = plain(str(error).partition("\n")[0])
+        raise ValueError(f"{path} holds no network that enlarges images: {reason}") from error
+    tensors = (value for value in network.state_dict().values() if torch.is_tensor(value))
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise ValueError(f"{path} holds weights that are not finite: its training has failed")
+    return name, network
+
+
+def _network_of(weights: dict) -> tuple[str, nn.Module]:
+    def size(name: str) -> int:
+        return within(weights[name].shape[0], _WIDEST)
+
+    def count(part: str) -> int:
+        return within(sum(name.endswith(part) for name in weights), _DEEPEST)
+
+    def within(found: int, most: int) -> int:
+        if not 1 <= found <= most:
+            raise ValueError(f"it would have a size of {found}, expected 1 to {most}")
+        return found
+
+    def network(kind: type[nn.Module], *sizes: int) -> nn.Module:
+        def build() -> nn.Module:
+            module = kind(*sizes)
+            module.load_state_dict(weights)
+            return module
+
+        return built(build)
+
+    projections = 0 if "unprojected" in weights else 2
+    if "fc_mu.weight" in weights:
+        sizes = size("enc_conv1.0.weight"), size("fc_mu.weight")
+        return "CVAE", network(CVAE, *sizes, projections)
+    if "decoder.0.scale.weight" in weights:
+        sizes = size("conv_first.weight"), size("to_mu.weight"), count(".scale.weight")
+        return "SRVAE", network(SRVAE, *sizes, projections)
+    if "up1.0.weight" in weights and "conv_out.weight" in weights:
+        kind = ResidualGeneratorSR if "_extra_state" in weights else GeneratorSR
+        return "CycleGAN", network(kind, size("conv1.0.weight"), count("conv2.weight"))
+    if "body.0.dense_blocks.0.conv1.weight" in weights:
+        sizes = size("conv_first.weight"), size("body.0.dense_blocks.0.conv1.weight")
+        n_blocks = count("dense_blocks.0.conv1.weight")
+        has_conv_last = "body.0.conv_last.weight" in weights
+        return "ESRGAN", network(GeneratorRRDB, n_blocks, *sizes, has_conv_last)
+    return "ESRGAN", load_published(weights, conv_last=False)
+
+
+def _part(noise: torch.Tensor, place: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """Return the noise of a tile at `place`: an SRVAE's has places, a CVAE's is the photo's."""
+    if noise.ndim < 5:
+        return noise
+    rows, columns = (
+        slice(start // STRIDE, -(-(start + length) // STRIDE))
+        for start, length in zip(place, size, strict=True)
+    )
+    return noise[..., rows, columns]
+
+
+def _reader(lr: torch.Tensor) -> Callable[[int, int, int, int], torch.Tensor]:
+    return lambda top, bottom, left, right: lr[..., top:bottom, left:right]
+
+
+def _to_batch(image: Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return (N, 3, H, W) float32 in [0, 1]."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[2] == 3 and image.dtype.kind in "uf":
+            top = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+            return torch.from_numpy(image / np.float32(top)).float().permute(2, 0, 1)[None]
+    elif isinstance(image, torch.Tensor) and image.is_floating_point():
+        batch = image[None] if image.ndim == 3 else image
+        if batch.ndim == 4 and batch.shape[1] == 3:
+            return batch.float()
+    shape, kind = tuple(getattr(image, "shape", ())), getattr(image, "dtype", "")
+    raise ValueError(
+        f"found {type(image).__name__} {shape} {kind}, expected a PIL image, an array (H, W, 3) of "
+        "uint8, uint16 or float, or a tensor (3, H, W) or (N, 3, H, W) of float"
+    )
+
+
+def _like(sr: torch.Tensor, image: AnyImage) -> AnyImage:
+    """Return `sr` (N, 3, H, W) in the form in which `image` was given."""
+    if isinstance(image, torch.Tensor):
+        sr = sr.to(image.device, image.dtype)
+        return sr if image.ndim == 4 else sr[0]
+    kind = np.dtype(np.uint8) if isinstance(image, Image.Image) else image.dtype
+    pixels = sr[0].permute(1, 2, 0).cpu().float().numpy()
+    if kind.kind == "u":
+        pixels = (pixels * np.iinfo(kind).max).round()
+    pixels = pixels.astype(kind)
+    return Image.fromarray(pixels) if isinstance(image, Image.Image) else pixels

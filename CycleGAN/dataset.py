@@ -123,6 +123,9 @@ class UnpairedPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.photos[0]) + len(self.photos[1])
 
+    def __str__(self) -> str:
+        return f"{len(self.photos[0])} LR and {len(self.photos[1])} HR photos of other scenes"
+
     def names(self, epoch: int, ks: range) -> list[str]:
         """Return the names of the photos that images `ks` of `epoch` are made of."""
         cuts = ((domain, self.cut(epoch, k, domain)) for domain in (0, 1) for k in ks)

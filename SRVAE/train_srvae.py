@@ -28,11 +28,8 @@ Differences from the paper, and from the CVAE here:
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import math
 import sys
-import time
 from pathlib import Path
 
 if not __package__:
@@ -41,23 +38,19 @@ if not __package__:
 import torch
 from torch.nn import functional
 
-from common import checkpoint
-from common.data.crops import batches, to_device
 from common.data.resize import project
-from common.device import autocast, choose_bfloat16, choose_device, describe, place
-from common.processes import average_gradients, is_first, mean_of_all, on_first
-from common.progress import progress_bar
+from common.processes import mean_of_all, on_first
 from common.run.ema import update_ema
 from common.run.flags import command_line
-from common.run.folder import Run
-from common.run.log import LossMeter, plot_curves, write_log
-from common.run.stop import StopSignal
-from common.vae.diagnostics import PANELS, latent_figures
+from common.run.training import Training
+from common.vae.diagnostics import PANELS, SHOWN, latent_figures
 from common.vae.gaussian import kl_terms, warmed_up
 from SRVAE.dataset import crops_and_validation
 from SRVAE.model import SRVAE, Recognition
 
 FOLDER = Path(__file__).resolve().parent
+FIXED = ("n_features", "n_latent", "n_blocks", "projections")
+FIXED += ("patch_size", "batch_size", "steps_per_epoch", "seed")
 
 
 def laplace_nll(mean_error: torch.Tensor) -> torch.Tensor:
@@ -82,7 +75,6 @@ def train_srvae(
     patch_size: int = 128,  # HR pixels, a multiple of 16
     batch_size: int = 16,  # crops a step
     workers: int = 2,  # processes that cut crops ahead; 0: none
-    photos_on_gpu: bool | None = None,  # keep all in its memory, no workers; None: if they fit
     # model
     n_features: int = 64,  # channels
     n_latent: int = 2,  # numbers of z for each 4x4 LR pixels
@@ -116,26 +108,13 @@ def train_srvae(
     Written there: srvae.pth and recognition.pth (the newest), srvae_best.pth (the best mean
     prediction by PSNR-Y), state.pth (to resume), config.json, log.csv, curves.png and samples/.
     """
-    # setup
-    config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in locals().items()}
-    out_dir = Path(out_dir)
-    if patch_size % 16 or min(patch_size, n_latent, n_blocks) < 1:
+    training = Training(locals(), fixed=FIXED)
+    if patch_size % 16 or min(patch_size, n_latent, n_blocks) < 1 or valid_patches < 2:
         raise ValueError(
-            f"patch_size {patch_size}, n_latent {n_latent}, n_blocks {n_blocks}: expected "
-            "patch_size a multiple of 16, as z has a place for each 4x4 LR pixels, the others 1 "
-            "or more"
+            f"patch_size {patch_size}, n_latent {n_latent}, n_blocks {n_blocks}, valid_patches "
+            f"{valid_patches}: expected patch_size a multiple of 16, as z has a place for each 4x4 "
+            "LR pixels, valid_patches 2 or more, the others 1 or more"
         )
-    if seed < 0 or min(batch_size, steps_per_epoch, n_valid) < 1 or valid_patches < 2:
-        raise ValueError(
-            f"seed {seed}, batch_size {batch_size}, steps_per_epoch {steps_per_epoch}, n_valid "
-            f"{n_valid}, valid_patches {valid_patches}: expected seed 0 or more, valid_patches 2 "
-            "or more, the others 1 or more"
-        )
-    fixed = ("n_features", "n_latent", "n_blocks", "projections")
-    fixed += ("patch_size", "batch_size", "steps_per_epoch", "seed")
-    device = choose_device(device, deterministic)
-    config["bfloat16"] = bfloat16 = choose_bfloat16(device, bfloat16)
-    run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data
     crops, validation, patches = crops_and_validation(
@@ -146,130 +125,55 @@ def train_srvae(
         patch_size=patch_size,
         seed=seed,
     )
+    patches = [images.to(training.device) for images in patches]
 
-    # models
+    # networks
     torch.manual_seed(seed)
-    model = place(SRVAE(n_features, n_latent, n_blocks, projections), device, compile)
-    q_network = place(Recognition(n_features, n_latent), device, compile)
-    trained = torch.nn.ModuleList((model, q_network))
+    model = training.prepare(SRVAE(n_features, n_latent, n_blocks, projections))
+    posterior = training.prepare(Recognition(n_features, n_latent))
+    trained = torch.nn.ModuleList((model, posterior))
     average = copy.deepcopy(trained).requires_grad_(False).eval()
+    average_model, average_posterior = average
     both = (model.encode, model.decode)
     encode, decode = (torch.compile(part) if compile else part for part in both)
-    kept, kept_q = average  # what is validated and saved
 
-    # optimisers
+    # optimiser
     optimizer = torch.optim.Adam(trained.parameters(), learning_rate, betas, fused=True)
 
-    # resume
-    at = {"epoch": 0, "step": 0, "kl_weight": 0.0, "best": -math.inf, "stale": 0}
-    rows = run.rows  # of the log
-    meter = LossMeter(batch_size, lambda ks: crops.names(at["epoch"], ks))
-    stateful = {"trained": trained, "average": average, "optimizer": optimizer, "meter": meter}
-    run.restore(at, stateful, device)
-
-    n_parameters, n_of_q = (sum(p.numel() for p in network.parameters()) for network in trained)
-    print(
-        f"{len(crops)} photos to train on, {len(validation.photos)} held out (bicubic: PSNR-Y "
-        f"{validation.bicubic_psnr_y:.2f} dB, SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
-        f"SRVAE of {n_parameters:,} parameters, recognition of {n_of_q:,} on "
-        f"{describe(device, bfloat16)}, writing to {out_dir}"
-    )
-    patches = [images.to(device) for images in patches]
-
-    # loop
-    began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
-    first_step = at["epoch"] * steps_per_epoch + at["step"]
-    with (
-        run,
-        progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
-        contextlib.closing(
-            batches(crops, first_step, steps_per_epoch, batch_size, workers, device, photos_on_gpu)
-        ) as stream,
-        StopSignal() as stop,
-    ):
-        while at["epoch"] < n_epochs and not 0 < patience <= at["stale"]:
-            title = f"epoch {at['epoch'] + 1}/{n_epochs}"
-            bar.set_description(title, refresh=False)
-
-            while not stop.asked(at["step"], show_every) and at["step"] < steps_per_epoch:
-                step = at["epoch"] * steps_per_epoch + at["step"]
+    training.register(model=model, posterior=posterior, average=average, optimizer=optimizer)
+    with training.begin(crops, validation, steps_per_epoch, n_epochs, PANELS):
+        for epoch in training.epochs(patience=patience):
+            for step, (lr, hr) in epoch:
                 progress = step / (n_epochs * steps_per_epoch)
                 rate = learning_rate * min(1, (1 - progress) / max(1 - decay_from, 1e-9))
                 optimizer.param_groups[0]["lr"] = rate
-                at["kl_weight"] = warmed_up(progress, *warm_up)
-                lr, hr = to_device(next(stream), device)
+                kl_weight = warmed_up(progress, *warm_up)
 
-                # generator
-                with autocast(device, bfloat16):
+                with training.autocast():
                     mu, logvar, features = encode(lr)
-                    p = mu, logvar
-                    q = q_network(hr, lr)
+                    q = posterior(hr, lr)
                     sr = decode(model.reparameterize(*q), features)
                 sr = project(sr.float(), lr, projections)
+
                 losses = {"reconstruction": functional.l1_loss(sr, hr)}
-                losses["kl_q"], losses["kl"] = kl_terms(q, p, free_nats)
-                kl = at["kl_weight"] * losses["kl_q"] + prior_weight * losses["kl"]
+                losses["kl_q"], losses["kl"] = kl_terms(q, (mu, logvar), free_nats)
+                kl = kl_weight * losses["kl_q"] + prior_weight * losses["kl"]
                 loss = laplace_nll(mean_of_all(losses["reconstruction"])) + kl / hr[0].numel()
                 optimizer.zero_grad()
                 loss.backward()
-                average_gradients(trained)
                 optimizer.step()
                 update_ema(average, trained, ema_decay, step)
+                epoch.log(losses, learning_rate=rate, kl_weight=kl_weight)
 
-                # log
-                meter.add(losses, trained)
-                at["step"] += 1
-                bar.update()
-                if at["step"] % show_every == 0:
-                    bar.set_postfix(meter.shown(title), refresh=False)
-
-            if stop.agreed:
-                run.save()
-                bar.close()
-                print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
-                sys.exit(128 + stop.agreed)
-            means = meter.means(title)
-
-            # validate
-            at |= {"epoch": at["epoch"] + 1, "step": 0}
-            picture = out_dir / "samples" / f"{at['epoch']:04d}.png"
-            psnr_y, ssim_y = on_first(
-                validation.measure,
-                lambda lr: kept.sample(lr, temperature=0)[0],
-                device,
-                picture,
-                lambda lr: kept.sample(lr, 2, seed=seed),
+            better = epoch.validate(
+                lambda lr: average_model.sample(lr, temperature=0)[0],
+                lambda lr: average_model.sample(lr, 2, seed=seed),
+                on_first(latent_figures, average_model, average_posterior, *patches),
+                SHOWN,
             )
-            row = {
-                "epoch": at["epoch"],
-                "step": at["epoch"] * steps_per_epoch,
-                "seconds": round(time.perf_counter() - began, 1),
-                "learning_rate": optimizer.param_groups[0]["lr"],
-                "kl_weight": at["kl_weight"],
-                "psnr_y": psnr_y,
-                "ssim_y": ssim_y,
-            }
-            of_z = on_first(latent_figures, kept, kept_q, *patches)
-            rows.append(row | means | of_z)
-            better = psnr_y > at["best"]
-            at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
-            figures = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
-            figures += [f"{loss} {mean:.4f}" for loss, mean in means.items()]
-            figures += [f"{k} {of_z[k]:.4g}" for k in ("active_units", "psnr_q", "std_high")]
-            bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
-
-            # save
-            if is_first():
-                write_log(out_dir / "log.csv", rows)
-                plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y, PANELS)
-                checkpoint.save(out_dir / "srvae.pth", kept.state_dict())
-                checkpoint.save(out_dir / "recognition.pth", kept_q.state_dict())
-                if better:
-                    checkpoint.save(out_dir / "srvae_best.pth", kept.state_dict())
-            meter.restart()
-            run.save()
-    print(f"complete: {out_dir / 'srvae.pth'}")
-    return out_dir
+            networks = {"srvae": average_model, "recognition": average_posterior}
+            epoch.save(networks | ({"srvae_best": average_model} if better else {}))
+    return training.out_dir
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def autocast(device: torch.device, bfloat16: bool) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
 
-def place(
+def prepare_network(
     network: torch.nn.Module,
     device: torch.device,
     compile: bool = False,

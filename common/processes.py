@@ -11,7 +11,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -82,11 +82,10 @@ class _SumOfAll(torch.autograd.Function):
 
 
 @torch.no_grad()
-def average_gradients(*networks: nn.Module) -> None:
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes."""
     if count() == 1:
         return
-    parameters = (p for network in networks for p in network.parameters())
     gradients = [p.grad for p in parameters if p.grad is not None]
     together = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(together)

@@ -6,7 +6,6 @@ import csv
 import os
 import signal
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 
 from common import checkpoint
 from common.data.photos import read_image, write_image
+from common.run import training
 from CVAE.model import CVAE
 from scripts.benchmarks.train import random_vgg
 from scripts.prepare_dataset import prepare_dataset
@@ -100,8 +100,8 @@ def same_weights(a: Path, b: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def stop_in_step(script: ModuleType, number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Send SIGTERM in a training script's step `number`; the list grows with each step."""
+def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Send SIGTERM in a training's step `number`; the list grows with each step."""
     steps: list[int] = []
 
     def to_device(*args):
@@ -110,6 +110,6 @@ def stop_in_step(script: ModuleType, number: int, monkeypatch: pytest.MonkeyPatc
             signal.raise_signal(signal.SIGTERM)
         return original(*args)
 
-    original = script.to_device
-    monkeypatch.setattr(script, "to_device", to_device)
+    original = training.to_device
+    monkeypatch.setattr(training, "to_device", to_device)
     return steps

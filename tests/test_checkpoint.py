@@ -78,9 +78,9 @@ def test_random_state_goes_on_where_it_was():
 def test_stop_signal_is_noted_and_handlers_come_back(capsys):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop:
-        assert not stop.received
+        assert not stop.requested(0, every=20)
         signal.raise_signal(signal.SIGTERM)
-        assert stop.received == signal.SIGTERM
+        assert stop.requested(1, every=20) == stop.signal == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):  # who presses Ctrl-C now does not want to wait
             signal.raise_signal(signal.SIGINT)
     assert "SIGTERM: saving after this step" in capsys.readouterr().out

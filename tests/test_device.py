@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.device import autocast, describe, has_bfloat16
+from common.run import training
 from ESRGAN import train_esrgan as script
 
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def test_training_takes_it_where_the_device_has_it_or_as_told(
         raise Seen
 
     monkeypatch.setattr("common.device.has_bfloat16", lambda device: has_it)
-    monkeypatch.setattr(script, "autocast", autocast)
+    monkeypatch.setattr(training, "autocast", autocast)
     settings = {"n_blocks": 1, "n_features": 8, "growth": 4, "patch_size": 32, "workers": 0}
     settings |= {"perceptual_weight": 0.0, "device": "cpu", "bfloat16": wanted}
     with pytest.raises(Seen):

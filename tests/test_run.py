@@ -20,7 +20,8 @@ from torch import nn
 from common import checkpoint
 from common.data.photos import read_image
 from common.files import locked
-from common.run.folder import Run
+from common.run import training
+from common.run.folder import RunFolder
 from common.run.log import LossMeter
 from ESRGAN import train_esrgan as script
 from ESRGAN.train_esrgan import train_esrgan
@@ -45,7 +46,7 @@ def stopped(dataset, tmp_path_factory) -> Path:
     """A run that was stopped in step 8, in the third epoch."""
     out_dir = tmp_path_factory.mktemp("run") / "stopped"
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(SystemExit):
-        stop_in_step(script, 8, monkeypatch)
+        stop_in_step(8, monkeypatch)
         train_esrgan(**dataset.folders(), **SMALL, out_dir=out_dir)
     return out_dir
 
@@ -122,8 +123,8 @@ def test_full_disk_leaves_the_state_before(dataset, unbroken, tmp_path, monkeypa
             size = (out_dir / "state.pth").stat().st_size // 2
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
 
-    original = script.plot_curves
-    monkeypatch.setattr(script, "plot_curves", plot_curves)
+    original = training.plot_curves
+    monkeypatch.setattr(training, "plot_curves", plot_curves)
     try:
         with pytest.raises(
             OSError, match=r"(?s)cannot be written.*disk full.*last good .*state\.pth, .*epoch 2, "
@@ -132,7 +133,7 @@ def test_full_disk_leaves_the_state_before(dataset, unbroken, tmp_path, monkeypa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(epochs) == 3 and not list(out_dir.rglob(".*.tmp*"))
-    assert checkpoint.load(out_dir / "state.pth")["at"]["epoch"] == 2
+    assert checkpoint.load(out_dir / "state.pth")["progress"]["epoch"] == 2
     resume(dataset, out_dir)
     assert differences(unbroken, out_dir) == []
 
@@ -220,7 +221,7 @@ def test_hyperparameters_that_may_change_do_and_are_noted(dataset, broken, capsy
 
 def test_state_of_an_earlier_version_is_named_as_such(dataset, broken):
     state = checkpoint.load(broken / "state.pth")
-    del state["changes"]
+    del state["version"]
     checkpoint.save(broken / "state.pth", state)
     with pytest.raises(ValueError, match=r"state of an earlier version .*--overwrite"):
         resume(dataset, broken)
@@ -228,7 +229,7 @@ def test_state_of_an_earlier_version_is_named_as_such(dataset, broken):
 
 def test_patience_is_counted_across_a_resume(dataset, tmp_path, monkeypatch):
     settings = {"learning_rate": 0.0, "n_epochs": 50, "n_epochs_gan": 0, "patience": 3}
-    stop_in_step(script, 8, monkeypatch)
+    stop_in_step(8, monkeypatch)
     with pytest.raises(SystemExit):
         train_esrgan(**dataset.folders(), **SMALL | settings, out_dir=tmp_path / "a")
     best = (tmp_path / "a" / "generator_psnr.pth").read_bytes()
@@ -250,7 +251,7 @@ def test_step_that_is_not_finite_is_named_with_its_photos(dataset, tmp_path, mon
     """The gradient alone, its loss is a number; the photos are found from the crops' pixels."""
     batches, networks = [], []
 
-    def place(network, *where, **layout):
+    def prepare_network(network, *where, **layout):
         networks.append(network)
         return network
 
@@ -260,9 +261,9 @@ def test_step_that_is_not_finite_is_named_with_its_photos(dataset, tmp_path, mon
             networks[0].conv_first.weight.register_hook(lambda gradient: gradient / 0)
         return original(batch, device)
 
-    original = script.to_device
-    monkeypatch.setattr(script, "place", place)
-    monkeypatch.setattr(script, "to_device", to_device)
+    original = training.to_device
+    monkeypatch.setattr(training, "prepare_network", prepare_network)
+    monkeypatch.setattr(training, "to_device", to_device)
     with pytest.raises(FloatingPointError) as error:
         train_esrgan(**dataset.folders(), **SMALL, out_dir=tmp_path / "a")
     message = str(error.value)
@@ -292,11 +293,11 @@ def test_losses_are_averaged_whenever_they_are_asked_for():
     meter, often = (LossMeter(2, lambda ks: [f"{k}.png" for k in ks]) for _ in range(2))
     for value in (1.0, 2.0, 6.0):
         for one in (meter, often):
-            one.add({"a": torch.tensor(value)}, network)
+            one.add({"a": torch.tensor(value)}, network.parameters())
         often.means()
     assert meter.means() == often.means() == {"loss_a": 3.0}
     state = meter.state_dict()
-    meter.add({"a": torch.tensor(float("inf"))}, network)
+    meter.add({"a": torch.tensor(float("inf"))}, network.parameters())
     with pytest.raises(FloatingPointError, match=r"step 4: loss_a inf, .*photos: 6\.png, 7\.png"):
         meter.means()
     often.load_state_dict(state)
@@ -310,7 +311,7 @@ def test_losses_are_noted_without_waiting_for_the_gpu():
     meter = LossMeter(1, lambda ks: [])
     torch.cuda.set_sync_debug_mode("error")
     try:
-        meter.add({"a": torch.ones((), device="cuda")}, network)
+        meter.add({"a": torch.ones((), device="cuda")}, network.parameters())
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert meter.means() == {"loss_a": 1.0}
@@ -321,7 +322,7 @@ def test_losses_are_noted_without_waiting_for_the_gpu():
 def test_resumed_run_equals_unbroken_run_on_cuda(dataset, tmp_path, monkeypatch, stop_at):
     settings = dataset.folders() | SMALL | {"device": "cuda", "deterministic": True}
     train_esrgan(**settings, out_dir=tmp_path / "a")
-    stop_in_step(script, stop_at, monkeypatch)
+    stop_in_step(stop_at, monkeypatch)
     with pytest.raises(SystemExit):
         train_esrgan(**settings, out_dir=tmp_path / "b")
     train_esrgan(**settings, out_dir=tmp_path / "b", resume=True)
@@ -343,15 +344,15 @@ def test_run_that_was_killed_in_its_first_write_can_be_resumed(dataset, tmp_path
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
-    run = Run(tmp_path / "a", {}, (), resume=False, overwrite=False)
-    run.restore({"epoch": 0}, {}, torch.device("cpu"))
+    run = RunFolder(tmp_path / "a", {}, (), resume=False, overwrite=False)
+    run.restore({}, torch.device("cpu"))
     for name in (".state.1.tmp.pth", "samples/.0001.1.tmp.png", ".mine", "notes.tmp"):
         (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "a" / name).write_bytes(b"half")
     with run:
         pass
     assert {path.name for path in (tmp_path / "a").rglob("*")} == {
-        "samples", ".mine", "notes.tmp", "config.json", "state_previous.pth"
+        "samples", ".mine", "notes.tmp", "config.json", "state.pth"
     }  # fmt: skip
 
 
@@ -362,11 +363,11 @@ def test_signal_while_saving_is_kept_for_later(dataset, tmp_path, monkeypatch):
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(script, "plot_curves", plot_curves)
+    monkeypatch.setattr(training, "plot_curves", plot_curves)
     with pytest.raises(SystemExit):
         train_esrgan(**dataset.folders(), **SMALL, out_dir=tmp_path / "a")
     state = checkpoint.load(tmp_path / "a" / "state.pth")
-    assert state["at"]["epoch"] == 1 and len(rows_of(tmp_path / "a")) == 1
+    assert state["progress"]["epoch"] == 1 and len(rows_of(tmp_path / "a")) == 1
 
 
 def test_promises_are_kept_by_tests_that_exist():

@@ -74,8 +74,7 @@ def test_run_writes_everything_it_promises(runs, version):
 @pytest.mark.parametrize("stop_at", [2, 3])
 def test_resumed_run_equals_unbroken_run(dataset, runs, tmp_path, monkeypatch, version, stop_at):
     """A signal in the middle of an epoch and at its end; then with another number of workers."""
-    script = VERSIONS[version]
-    steps = stop_in_step(script, stop_at, monkeypatch)
+    steps = stop_in_step(stop_at, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
         train(version, dataset, tmp_path)
     assert stopped.value.code == 128 + signal.SIGTERM and len(steps) == stop_at
@@ -92,7 +91,7 @@ def test_resumed_run_equals_unbroken_run(dataset, runs, tmp_path, monkeypatch, v
 def test_pools_are_resumed(dataset, tmp_path, monkeypatch):
     """Pools of two images, so that earlier fakes do come back."""
     whole = train("v2", dataset, tmp_path / "a", pool_size=2)
-    stop_in_step(v2, 4, monkeypatch)
+    stop_in_step(4, monkeypatch)
     with pytest.raises(SystemExit):
         train("v2", dataset, tmp_path / "c", pool_size=2)
     kept = checkpoint.load(tmp_path / "c" / "state.pth")["pool_hr"]["images"]

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.data.photos import read_image
+from common.run import training
 from ESRGAN import train_esrgan as script
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
 from ESRGAN.train_esrgan import learning_rate_at, relativistic_loss, train_esrgan
@@ -120,7 +121,7 @@ def test_sample_pictures_show_the_same_crops_each_time(run):
 def test_resumed_run_equals_unbroken_run(dataset, run, tmp_path, monkeypatch, stop_at):
     """A signal in the middle of an epoch, at its end, in either stage."""
     out_dir = tmp_path / "b"
-    steps = stop_in_step(script, stop_at, monkeypatch)
+    steps = stop_in_step(stop_at, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
         train_esrgan(**dataset.folders(), **SMALL, out_dir=out_dir)
     assert stopped.value.code == 128 + signal.SIGTERM and len(steps) == stop_at
@@ -324,7 +325,7 @@ def test_script_runs_from_any_directory_and_leaves_cleanly(dataset, tmp_path, nu
         start_new_session=os.name == "posix",
     )
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "state.pth").exists():
+    while not (tmp_path / "run" / "generator.pth").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     if os.name == "posix":  # as a terminal or a cluster sends it: to the workers too
@@ -334,8 +335,8 @@ def test_script_runs_from_any_directory_and_leaves_cleanly(dataset, tmp_path, nu
     out, _ = process.communicate(timeout=60)
     if os.name == "posix":
         assert process.returncode == 128 + number, out
-        assert re.search(r"saved: go on with resume=True \(--resume\)", out)
-    assert checkpoint.load(tmp_path / "run" / "state.pth")["at"]["epoch"] >= 1
+        assert re.search(r"saved: continue with resume=True \(--resume\)", out)
+    assert checkpoint.load(tmp_path / "run" / "state.pth")["progress"]["epoch"] >= 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
@@ -347,8 +348,8 @@ def test_memory_stays_flat_over_two_hundred_steps(dataset, tmp_path, monkeypatch
         megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
         return original(*args)
 
-    original = script.to_device
-    monkeypatch.setattr(script, "to_device", to_device)
+    original = training.to_device
+    monkeypatch.setattr(training, "to_device", to_device)
     settings = SMALL | {"n_epochs": 2, "n_epochs_gan": 2, "steps_per_epoch": 65}
     train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "p")
     psnr_stage, gan_stage = megabytes[:130], megabytes[130:]

@@ -18,6 +18,7 @@ from common import checkpoint
 from common.data.photos import read_image, write_image
 from common.data.resize import imresize, project
 from common.device import has_bfloat16
+from common.run import training
 from CVAE import train_cvae as cvae
 from CVAE.model import CVAE
 from SRVAE import train_srvae as srvae
@@ -57,8 +58,7 @@ def runs(large_dataset, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch):
     """The curves of `runs` are drawn; those of each other run would take most of the time."""
-    for script in SCRIPTS.values():
-        monkeypatch.setattr(script, "plot_curves", lambda path, *rows: path.touch())
+    monkeypatch.setattr(training, "plot_curves", lambda path, *rows: path.touch())
 
 
 @pytest.mark.parametrize("name", TRAIN)
@@ -87,7 +87,7 @@ def test_run_writes_everything_it_promises(runs, name):
 @pytest.mark.parametrize("stop_at", [2, 3])
 def test_resumed_run_equals_unbroken_run(large_dataset, runs, tmp_path, monkeypatch, name, stop_at):
     """A signal in the middle of an epoch and at its end; then with another number of workers."""
-    steps = stop_in_step(SCRIPTS[name], stop_at, monkeypatch)
+    steps = stop_in_step(stop_at, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
         train(name, large_dataset, tmp_path)
     assert stopped.value.code == 128 + signal.SIGTERM and len(steps) == stop_at
@@ -129,11 +129,11 @@ def test_a_step_of_the_cvae_is_the_specified_one(large_dataset, tmp_path):
     of_p = kl(mu_q.detach(), logvar_q.detach(), mu_p, logvar_p).sum()
     ((sr - hr).abs().mean() + 1e-3 * (of_q + 4 * of_p)).backward()
     optimizer.step()
-    trained = checkpoint.load(run / "state.pth")["trained"]
-    for i, network in enumerate((model, recognition)):
+    state = checkpoint.load(run / "state.pth")
+    for name, network in (("model", model), ("posterior", recognition)):
         for key, weight in network.state_dict().items():
             # Adam's first step is the gradient's sign: where that is rounding, it may differ.
-            wrong = (trained[f"{i}.{key}"] - weight).abs() > 1e-6
+            wrong = (state[name][key] - weight).abs() > 1e-6
             bias_before_norm = key.endswith(".0.bias")  # has no gradient but rounding
             assert wrong.float().mean() < 0.02 or bias_before_norm, key
 

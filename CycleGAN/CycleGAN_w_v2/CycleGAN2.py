@@ -33,11 +33,8 @@ instance norm, a small batch, the identity loss by way of bicubic resizing and o
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import math
 import sys
-import time
 from pathlib import Path
 
 if not __package__:
@@ -46,18 +43,12 @@ if not __package__:
 import torch
 from torch.nn import functional
 
-from common import checkpoint
-from common.data.crops import batches, to_device
 from common.data.resize import resize
-from common.device import autocast, choose_bfloat16, choose_device, describe, place
 from common.measure.validation import Validation
-from common.processes import average_gradients, count, is_first, on_first
-from common.progress import progress_bar
+from common.processes import count
 from common.run.ema import update_ema
 from common.run.flags import command_line
-from common.run.folder import Run
-from common.run.log import LossMeter, plot_curves, write_log
-from common.run.stop import StopSignal
+from common.run.training import Training
 from CycleGAN import model
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
 from CycleGAN.model import Discriminator, ResidualBlock, start_normal
@@ -75,6 +66,8 @@ __all__ = [
 ]
 
 FOLDER = Path(__file__).resolve().parent
+FIXED = ("n_features", "residual", "d_lr_strides", "spectral_norm", "pool_size")
+FIXED += ("lr_size", "hr_size", "native_scale", "batch_size", "steps_per_epoch", "seed")
 
 
 def least_squares(scores: torch.Tensor, target: float) -> torch.Tensor:
@@ -110,7 +103,6 @@ def train_cyclegan_sr(
     native_scale: bool = True,  # crops; False: photos resized as a whole to these sizes
     batch_size: int = 4,  # LR and HR images a step, each
     workers: int = 2,  # processes that load ahead; 0: none
-    photos_on_gpu: bool | None = None,  # keep all in its memory, no workers; None: if they fit
     # model
     n_features: int = 64,  # channels of the first layers of all four networks
     residual: bool = True,  # G and F add to bicubic resizing and start as that
@@ -148,25 +140,12 @@ def train_cyclegan_sr(
     Written there: G_LR2HR.pth, F_HR2LR.pth, D_HR.pth, D_LR.pth (the newest), G_LR2HR_best.pth (the
     best by PSNR-Y), state.pth (to resume), config.json, log.csv, curves.png and samples/.
     """
-    # setup
-    config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in locals().items()}
-    out_dir = Path(out_dir)
+    training = Training(locals(), fixed=FIXED)
     if hr_size != 4 * lr_size or lr_size < 24:
         raise ValueError(
             f"lr_size {lr_size}, hr_size {hr_size}: expected lr_size 24 or more (the LR "
             "discriminator's strides need it) and hr_size 4 times as much"
         )
-    counts = (batch_size, n_valid, 1 if steps_per_epoch is None else steps_per_epoch)
-    if seed < 0 or min(counts) < 1:
-        raise ValueError(
-            f"seed {seed}, batch_size {batch_size}, n_valid {n_valid}, steps_per_epoch "
-            f"{steps_per_epoch}: expected seed 0 or more, the others 1 or more"
-        )
-    fixed = ("n_features", "residual", "d_lr_strides", "spectral_norm", "pool_size")
-    fixed += ("lr_size", "hr_size", "native_scale", "batch_size", "steps_per_epoch", "seed")
-    device = choose_device(device, deterministic)
-    config["bfloat16"] = bfloat16 = choose_bfloat16(device, bfloat16)
-    run = Run(out_dir, config, fixed, resume, overwrite)
 
     # data
     lr_photos, hr_photos, valid_pairs = unpaired_photos(
@@ -176,7 +155,7 @@ def train_cyclegan_sr(
     validation = Validation(valid_pairs, valid_crop)
     steps_per_epoch = steps_per_epoch or max(1, len(photos) // (batch_size * count()))
 
-    # models
+    # networks
     torch.manual_seed(seed)
     G = GeneratorSR(n_features) if residual else start_normal(model.GeneratorSR(n_features))
     F = GeneratorDown(n_features) if residual else start_normal(model.GeneratorDown(n_features))
@@ -184,7 +163,7 @@ def train_cyclegan_sr(
     D_LR = Discriminator(n_features, d_lr_strides, spectral_norm)
     if not spectral_norm:
         start_normal(D_LR)
-    G, F, D_HR, D_LR = (place(network, device, compile) for network in (G, F, D_HR, D_LR))
+    G, F, D_HR, D_LR = (training.prepare(network) for network in (G, F, D_HR, D_LR))
     average = copy.deepcopy(G).requires_grad_(False)
     pool_hr, pool_lr = ImagePool(pool_size), ImagePool(pool_size)
 
@@ -195,55 +174,25 @@ def train_cyclegan_sr(
 
     optimizer_g, optimizer_d = adam(G, F), adam(D_HR, D_LR)
 
-    # resume
-    at = {"epoch": 0, "step": 0, "best": -math.inf, "stale": 0}
-    rows = run.rows  # of the log
-    meter = LossMeter(batch_size, lambda ks: photos.names(at["epoch"], ks))
     networks = {"G_LR2HR": average, "F_HR2LR": F, "D_HR": D_HR, "D_LR": D_LR}
-    stateful = networks | {"G": G, "optimizer_g": optimizer_g, "optimizer_d": optimizer_d}
-    stateful |= {"pool_hr": pool_hr, "pool_lr": pool_lr, "meter": meter}
-    run.restore(at, stateful, device)
-
-    print(
-        f"{len(lr_photos)} LR and {len(hr_photos)} HR photos of other scenes to train on, "
-        f"{len(validation.photos)} held out (bicubic: PSNR-Y {validation.bicubic_psnr_y:.2f} dB, "
-        f"SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
-        f"G of {sum(p.numel() for p in G.parameters()):,} parameters, F of "
-        f"{sum(p.numel() for p in F.parameters()):,} on {describe(device, bfloat16)}, "
-        f"writing to {out_dir}"
-    )
-
-    # loop
-    began = time.perf_counter() - (rows[-1]["seconds"] if rows else 0)
-    first_step = at["epoch"] * steps_per_epoch + at["step"]
-    with (
-        run,
-        progress_bar(total=n_epochs * steps_per_epoch, initial=first_step, unit="step") as bar,
-        contextlib.closing(
-            batches(photos, first_step, steps_per_epoch, batch_size, workers, device, photos_on_gpu)
-        ) as stream,
-        StopSignal() as stop,
-    ):
-        while at["epoch"] < n_epochs and not 0 < patience <= at["stale"]:
-            title = f"epoch {at['epoch'] + 1}/{n_epochs}"
-            bar.set_description(title, refresh=False)
-
-            while not stop.asked(at["step"], show_every) and at["step"] < steps_per_epoch:
-                step = at["epoch"] * steps_per_epoch + at["step"]
+    training.register(**networks, G=G, optimizer_g=optimizer_g, optimizer_d=optimizer_d)
+    training.register(pool_hr=pool_hr, pool_lr=pool_lr)
+    with training.begin(photos, validation, steps_per_epoch, n_epochs):
+        for epoch in training.epochs(patience=patience):
+            for step, (lr, hr) in epoch:
                 left = 1 - step / (n_epochs * steps_per_epoch)
                 rate = learning_rate * min(1, left / max(1 - decay_from, 1e-9))
                 optimizer_g.param_groups[0]["lr"] = optimizer_d.param_groups[0]["lr"] = rate
-                lr, hr = to_device(next(stream), device)
 
-                # generator
+                # generators
                 D_HR.requires_grad_(False)
                 D_LR.requires_grad_(False)
-                with autocast(device, bfloat16):
+                with training.autocast():
                     fake_hr = G(lr)
                     recovered_lr = F(fake_hr)
                     fake_lr = F(hr)
-                    seen_lr = as_stored(fake_lr, fake_lr_noise) if store_fake_lr else fake_lr
-                    recovered_hr = G(seen_lr)
+                    stored_lr = as_stored(fake_lr, fake_lr_noise) if store_fake_lr else fake_lr
+                    recovered_hr = G(stored_lr)
                     losses = {
                         "gan_hr": least_squares(D_HR(fake_hr), 1),
                         "gan_lr": least_squares(D_LR(fake_lr), 1),
@@ -261,68 +210,25 @@ def train_cyclegan_sr(
                         loss = loss + lambda_identity * losses["identity"]
                 optimizer_g.zero_grad()
                 loss.backward()
-                average_gradients(G, F)
                 optimizer_g.step()
                 update_ema(average, G, ema_decay, step)
 
-                # discriminator
+                # discriminators
                 optimizer_d.zero_grad()
                 fake_hr, fake_lr = pool_hr.query(fake_hr), pool_lr.query(fake_lr)
                 for name, D, real, fake in (("hr", D_HR, hr, fake_hr), ("lr", D_LR, lr, fake_lr)):
                     D.requires_grad_(True)
-                    with autocast(device, bfloat16):
+                    with training.autocast():
                         on_real = least_squares(D(real), 1)
                         on_fake = least_squares(D(fake), 0)
                     losses[f"discriminator_{name}"] = (on_real + on_fake) / 2
                     losses[f"discriminator_{name}"].backward()
-                average_gradients(D_HR, D_LR)
                 optimizer_d.step()
+                epoch.log(losses, learning_rate=rate)
 
-                # log
-                meter.add(losses, G, F, D_HR, D_LR)
-                at["step"] += 1
-                bar.update()
-                if at["step"] % show_every == 0:
-                    bar.set_postfix(meter.shown(title), refresh=False)
-
-            if stop.agreed:
-                run.save()
-                bar.close()
-                print(f"saved: go on with resume=True (--resume), out_dir {out_dir}")
-                sys.exit(128 + stop.agreed)
-            means = meter.means(title)
-
-            # validate
-            at |= {"epoch": at["epoch"] + 1, "step": 0}
-            picture = out_dir / "samples" / f"{at['epoch']:04d}.png"
-            psnr_y, ssim_y = on_first(validation.measure, average, device, picture)
-            row = {
-                "epoch": at["epoch"],
-                "step": at["epoch"] * steps_per_epoch,
-                "seconds": round(time.perf_counter() - began, 1),
-                "learning_rate": optimizer_g.param_groups[0]["lr"],
-                "psnr_y": psnr_y,
-                "ssim_y": ssim_y,
-            }
-            rows.append(row | means)
-            better = psnr_y > at["best"]
-            at |= {"best": psnr_y, "stale": 0} if better else {"stale": at["stale"] + 1}
-            figures = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
-            figures += [f"{loss} {mean:.4f}" for loss, mean in means.items()]
-            bar.write(f"{title}: {', '.join(figures)}{' (best)' if better else ''}")
-
-            # save
-            if is_first():
-                write_log(out_dir / "log.csv", rows)
-                plot_curves(out_dir / "curves.png", rows, validation.bicubic_psnr_y)
-                for name, network in networks.items():
-                    checkpoint.save(out_dir / f"{name}.pth", network.state_dict())
-                if better:
-                    checkpoint.save(out_dir / "G_LR2HR_best.pth", average.state_dict())
-            meter.restart()
-            run.save()
-    print(f"complete: {out_dir / 'G_LR2HR.pth'}")
-    return out_dir
+            better = epoch.validate(average)
+            epoch.save(networks | ({"G_LR2HR_best": average} if better else {}))
+    return training.out_dir
 
 
 if __name__ == "__main__":

@@ -59,6 +59,9 @@ class PairedCrops(Dataset):
     def __len__(self) -> int:
         return len(self.lr_store)
 
+    def __str__(self) -> str:
+        return f"{len(self)} photos"
+
     def cut(self, epoch: int, k: int, domain: int) -> Cut:
         """Return where crop `k` of `epoch` lies; `domain` is 0 for LR, 1 for HR."""
         rng = np.random.default_rng((self.seed, epoch, k))

@@ -1,4 +1,4 @@
-"""The folder of a run: who writes to it, and what it goes on from."""
+"""The folder of a run: which process writes to it, and the state that it continues from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import platform
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,36 @@ from common import checkpoint, processes
 from common.device import is_out_of_memory
 from common.files import locked, refuse_unwritable, remove_leftovers, written_whole
 from common.run.log import write_log
+from common.run.progress import Progress
 
 _STATES = ("state.pth", "state_previous.pth")
-_OF_MEMORY = ("batch_size", "patch_size", "lr_size", "hr_size", "n_features", "n_blocks")
-_OF_MEMORY += ("discriminator_features", "valid_crop")  # hyperparameters that take it
+_VERSION = 2  # of a state's content
+_TAKE_MEMORY = ("batch_size", "patch_size", "lr_size", "hr_size", "n_features", "n_blocks")
+_TAKE_MEMORY += ("discriminator_features", "valid_crop")
 
 
-class Run:
-    """The folder of a run, which one process at a time writes to.
+class RunFolder:
+    """A run's files, which one process at a time writes.
 
-    `state.pth` is the run. It is written whole, and the one before it is kept, from the beginning
-    on, as `state_previous.pth`: from either a run goes on to the same bits. In a `with` block the
-    folder belongs to this process, and errors name the last good state.
+    `state.pth` is the run: it is written whole, and the one before it is kept as
+    `state_previous.pth`; from either a run continues to the same bits. In a `with` block the folder
+    belongs to this process, and errors name the last good state.
 
     Args:
         config: the hyperparameters, plain values; a state holds its own.
         fixed: names of those that cannot change when a run is resumed.
+    Attributes:
+        progress, rows: how far the run is, and its log; of the state that is resumed.
     Raises:
         BlockingIOError: another process writes to the folder.
         FileExistsError: an earlier run lies there; neither `resume` nor `overwrite` is set.
         ValueError: both are set, a `fixed` hyperparameter differs from the earlier run's, or no
-            state is left to go on from.
+            state is left to continue from.
     """
 
     def __init__(
         self,
-        out_dir: Path,
+        path: Path,
         config: dict[str, Any],
         fixed: tuple[str, ...],
         resume: bool,
@@ -48,38 +53,36 @@ class Run:
     ):
         if resume and overwrite:
             raise ValueError("resume and overwrite exclude each other: choose one")
-        self.out_dir, self.overwrite = out_dir, overwrite
-        self.config = config | {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "processes": processes.count(),
-        }
+        self.path, self.overwrite = path, overwrite
+        versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+        self.config = config | versions | {"processes": processes.count()}
         self.changes: list[dict[str, Any]] = []  # of hyperparameters, each time it was resumed
-        self.rows: list[dict[str, Any]] = []  # of the log
-        self._state: dict[str, Any] | None = None
+        state = None
         if processes.is_first():
-            refuse_unwritable(out_dir)
-            if out_dir.exists():
+            refuse_unwritable(path)
+            if path.exists():
                 with self._locked():
-                    self._state = self._earlier_state(fixed, resume)
-        self._state = processes.on_first(lambda: self._state)
-        self._is_new = self._state is None
+                    state = self._earlier_state(fixed, resume)
+        self._state = processes.on_first(lambda: state)
+        self.progress, self.rows = Progress(), []
+        if self._state is not None:
+            self.progress, self.rows = Progress(**self._state["progress"]), self._state["rows"]
         self._seen = self._stamp()
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         refusal = (
-            f"another run writes to {self.out_dir}: wait until it ends, stop it, or write "
-            "elsewhere (out_dir=..., --out-dir ...)"
+            f"another run writes to {self.path}: wait until it ends, stop it, or write elsewhere "
+            "(out_dir=..., --out-dir ...)"
         )
-        return locked(self.out_dir, wait_for=None, refusal=refusal)
+        return locked(self.path, wait_for=None, refusal=refusal)
 
     def _earlier_state(self, fixed: tuple[str, ...], resume: bool) -> dict[str, Any] | None:
-        earlier = _files_of_run(self.out_dir)
+        earlier = _files_of_run(self.path)
         if earlier and not (resume or self.overwrite):
             raise FileExistsError(
-                f"{self.out_dir} holds an earlier run ({_names(earlier)}): go on with it "
-                "(resume=True, --resume), write elsewhere (out_dir=..., --out-dir ...), or delete "
-                "it and start anew (overwrite=True, --overwrite)"
+                f"{self.path} holds an earlier run ({_names(earlier)}): continue it (resume=True, "
+                "--resume), write elsewhere (out_dir=..., --out-dir ...), or delete it and start "
+                "anew (overwrite=True, --overwrite)"
             )
         if not resume:
             return None
@@ -88,42 +91,19 @@ class Run:
             networks = [p for p in earlier if p.suffix == ".pth" and p.name not in _STATES]
             if networks:
                 raise ValueError(
-                    f"{self.out_dir} holds {_names(networks)}, but no good state.pth to resume: "
-                    "write elsewhere (out_dir=..., --out-dir ...), or delete it and start anew "
+                    f"{self.path} holds {_names(networks)}, but no good state.pth to resume: write "
+                    "elsewhere (out_dir=..., --out-dir ...), or delete it and start anew "
                     "(overwrite=True, --overwrite)"
                 )
-            print(f"{self.out_dir} holds no state.pth to resume: starting from the beginning")
-            return None
-        self._compare(state, fixed)
+            print(f"{self.path} holds no state.pth to resume: starting from the beginning")
+        else:
+            self._compare(state, fixed)
         return state
-
-    def _compare(self, state: dict[str, Any], fixed: tuple[str, ...]) -> None:
-        """Say what has changed since the state was written, or refuse it."""
-        if "changes" not in state:
-            raise ValueError(
-                f"{self.out_dir} holds the state of an earlier version of this script: write "
-                "elsewhere (out_dir=..., --out-dir ...), or start anew (overwrite=True, "
-                "--overwrite)"
-            )
-        before = state["config"]
-        changed = {k: [before[k], v] for k, v in self.config.items() if before.get(k, v) != v}
-        refused = [f"{k} {old} -> {new}" for k, (old, new) in changed.items() if k in fixed]
-        if refused:
-            raise ValueError(
-                f"cannot resume {self.out_dir} with {'; '.join(refused)}: take the earlier values, "
-                "or another out_dir to start anew"
-            )
-        self.changes = state["changes"]
-        changed = {k: changed[k] for k in sorted(changed) if k not in ("resume", "overwrite")}
-        for name, (old, new) in changed.items():
-            print(f"resuming with {name} {old} -> {new}")
-        if changed:
-            self.changes.append({"at": state["at"], "changed": changed})
 
     def _last_state(self) -> dict[str, Any] | None:
         """Return the newest state that is not damaged, None when there is none."""
         for name in _STATES:
-            path = self.out_dir / name
+            path = self.path / name
             if not path.exists():
                 continue
             try:
@@ -132,77 +112,94 @@ class Run:
                 print(error)
                 path.replace(path.with_name(f"damaged_{name}"))
                 continue
+            if state.get("version") != _VERSION:
+                raise ValueError(
+                    f"{path} is the state of an earlier version of this script: write elsewhere "
+                    "(out_dir=..., --out-dir ...), or start anew (overwrite=True, --overwrite)"
+                )
             if name != _STATES[0]:
-                print(f"going on with the last good checkpoint, {path}: {_place(state)}")
+                print(f"continuing from the last good checkpoint, {path}: {_place(state)}")
             return state
         return None
 
+    def _compare(self, state: dict[str, Any], fixed: tuple[str, ...]) -> None:
+        """Print which hyperparameters have changed since the state was written, or refuse it."""
+        before = state["config"]
+        changed = {k: [before[k], v] for k, v in self.config.items() if before.get(k, v) != v}
+        refused = [f"{k} {old} -> {new}" for k, (old, new) in changed.items() if k in fixed]
+        if refused:
+            raise ValueError(
+                f"cannot resume {self.path} with {'; '.join(refused)}: take the earlier values, "
+                "or another out_dir to start anew"
+            )
+        self.changes = state["changes"]
+        changed = {k: changed[k] for k in sorted(changed) if k not in ("resume", "overwrite")}
+        for name, (old, new) in changed.items():
+            print(f"resuming with {name} {old} -> {new}")
+        if changed:
+            self.changes.append({"at": state["progress"], "changed": changed})
+
     def _stamp(self) -> tuple[int, ...] | None:
-        path = self.out_dir / "state.pth"
+        path = self.path / _STATES[0]
         return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
 
-    def restore(self, at: dict[str, Any], parts: dict[str, Any], device: torch.device) -> None:
-        """Set the parts of a run to what the state holds of them, and note them for `save`.
+    def restore(self, parts: dict[str, Any], device: torch.device) -> None:
+        """Set the parts of a run to what the state holds of them, and keep them for `save`.
 
-        Optimisers keep the hyperparameters they were made with, but for the learning rate.
+        Optimisers keep the hyperparameters that they were made with, but for the learning rate.
 
         Args:
-            at: the place in the run, plain values; changed in place.
-            parts: networks, optimisers and what else has a `state_dict`, by name.
+            parts: networks, optimisers and whatever else has a `state_dict`, by name.
         """
-        self._at, self._parts, self._device = at, parts, device
+        self._parts, self._device = parts, device
         if processes.rank():  # others draw other numbers
             torch.manual_seed(torch.initial_seed() + processes.rank())
-        if self._state is None:
-            return
         state, self._state = self._state, None  # (it takes as much memory as the networks)
+        self._is_new = state is None
+        if state is None:
+            return
         for name, part in parts.items():
             groups = getattr(part, "param_groups", [])
-            kept = ("params", "lr")
-            made_with = [{k: v for k, v in g.items() if k not in kept} for g in groups]
+            made_with = [{k: g[k] for k in g if k not in ("params", "lr")} for g in groups]
             part.load_state_dict(state[name])
             for group, values in zip(getattr(part, "param_groups", []), made_with, strict=True):
                 group.update(values)
-        at.update(state["at"])
-        self.rows[:] = state["rows"]
         if processes.rank() < len(state["random"]):
             checkpoint.set_random_state(state["random"][processes.rank()], device)
 
     def save(self) -> None:
         """Write state.pth; the one before it is kept until the next."""
-        self._save(self.out_dir / "state.pth", previous=self.out_dir / "state_previous.pth")
-
-    def _save(self, path: Path, previous: Path | None = None) -> None:
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        state |= {"at": self._at, "rows": self.rows, "config": self.config}
-        state |= {"changes": self.changes}
+        state |= {"version": _VERSION, "progress": asdict(self.progress), "rows": self.rows}
+        state |= {"config": self.config, "changes": self.changes}
         state["random"] = processes.from_all(checkpoint.random_state(self._device))
         if processes.is_first():
-            checkpoint.save(path, state, previous)
+            newest, previous = (self.path / name for name in _STATES)
+            checkpoint.save(newest, state, previous)
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> RunFolder:
         with contextlib.ExitStack() as stack:
             if processes.is_first():
                 stack.enter_context(self._locked())
                 self._begin()
             if self._is_new:
-                self._save(self.out_dir / "state_previous.pth")
+                self.save()
             self._held = stack.pop_all()
         return self
 
     def _begin(self) -> None:
         if self._stamp() != self._seen:
-            raise BlockingIOError(f"another run has written to {self.out_dir} just now: run again")
+            raise BlockingIOError(f"another run has written to {self.path} just now: run again")
         if self.overwrite:
-            for path in _files_of_run(self.out_dir):
+            for path in _files_of_run(self.path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for folder in (self.out_dir, self.out_dir / "samples"):
+        for folder in (self.path, self.path / "samples"):
             remove_leftovers(folder, older_than=0)
         content = json.dumps(self.config | {"changes": self.changes}, indent=2)
-        with written_whole(self.out_dir / "config.json") as temporary:
+        with written_whole(self.path / "config.json") as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
-        # Of an epoch that was logged when the run was killed, and not saved: it comes again.
-        log = self.out_dir / "log.csv"
+        # Without an epoch that was logged but not saved when the run was killed: it comes again.
+        log = self.path / "log.csv"
         write_log(log, self.rows) if self.rows else log.unlink(missing_ok=True)
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
@@ -212,9 +209,7 @@ class Run:
                 f"{error}. {self._last_good()}: resume with a lower learning rate"
             ) from error
         if error is not None and is_out_of_memory(error):
-            lower = [
-                f"{name} (now {self.config[name]})" for name in _OF_MEMORY if name in self.config
-            ]
+            lower = [f"{k} (now {self.config[k]})" for k in _TAKE_MEMORY if k in self.config]
             raise MemoryError(
                 f"{self._device} has too little memory: lower {', '.join(lower)}. "
                 f"{self._last_good()} ({str(error).splitlines()[0]})"
@@ -226,22 +221,21 @@ class Run:
     def _last_good(self) -> str:
         for name in _STATES:
             with contextlib.suppress(ValueError):
-                path = self.out_dir / name
+                path = self.path / name
                 return f"The last good checkpoint is {path}, {_place(checkpoint.load(path))}"
         return "There is no good checkpoint"
 
 
 def _place(state: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{k} {state['at'][k]}" for k in ("stage", "epoch", "step") if k in state["at"]
-    )
+    place = {k: state["progress"][k] for k in ("stage", "epoch", "step")}
+    return ", ".join(f"{k} {v}" for k, v in place.items() if v != "")
 
 
 def _names(paths: list[Path]) -> str:
     return ", ".join(path.name for path in paths)
 
 
-def _files_of_run(out_dir: Path) -> list[Path]:
+def _files_of_run(path: Path) -> list[Path]:
     patterns = ("*.pth", "config.json", "log.csv", "curves.png", "samples")
-    found = [path for pattern in patterns for path in sorted(out_dir.glob(pattern))]
-    return [path for path in found if path.name[0] != "."]  # those a killed process was writing
+    found = [file for pattern in patterns for file in sorted(path.glob(pattern))]
+    return [file for file in found if file.name[0] != "."]  # those a killed process was writing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,9 @@ class LossMeter:
         self.n_steps = 0
         self._waiting: list[tuple[int, list[str], torch.Tensor]] = []
 
-    def add(self, losses: dict[str, torch.Tensor], *networks: nn.Module) -> None:
-        """Note the losses of a step, and the norm of the networks' gradients."""
-        gradients = [
-            p.grad for network in networks for p in network.parameters() if p.grad is not None
-        ]
+    def add(self, losses: dict[str, torch.Tensor], parameters: Iterable[nn.Parameter]) -> None:
+        """Note the losses of a step, and the norm of the parameters' gradients."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
         values = torch.stack([loss.detach().float() for loss in losses.values()] + [norm])
         names = [f"loss_{name}" for name in losses]

@@ -11,12 +11,12 @@ from common import processes
 class StopSignal:
     """Notes Ctrl-C and SIGTERM inside a `with` block, so that a loop can save and leave.
 
-    `stop.received` is the signal's number, 0 before it; a second Ctrl-C interrupts at once. Several
-    processes leave in the same step.
+    `stop.signal` is the number of the signal to leave for, 0 before it. A second Ctrl-C interrupts
+    at once. Several processes leave in the same step.
     """
 
     def __enter__(self) -> StopSignal:
-        self.received, self.agreed = 0, 0
+        self.signal, self._received = 0, 0
         self._before = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere signals do not arrive
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -24,22 +24,22 @@ class StopSignal:
         return self
 
     def _note(self, number: int, frame: object) -> None:
-        if self.received and number == signal.SIGINT:
+        if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        self._received = number
         print(f"\n{signal.Signals(number).name}: saving after this step", flush=True)
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def asked(self, step: int, every: int) -> int:
+    def requested(self, step: int, every: int) -> int:
         """Return the signal's number that any process received, 0 before.
 
         Several processes ask each other at every `every` steps only.
         """
         if processes.count() == 1:
-            self.agreed = self.received
+            self.signal = self._received
         elif step % every == 0:
-            self.agreed = max(processes.from_all(self.received))
-        return self.agreed
+            self.signal = max(processes.from_all(self._received))
+        return self.signal

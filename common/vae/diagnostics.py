@@ -21,6 +21,7 @@ PANELS = {  # of the curves, for `common.run.log.plot_curves`
     "standard deviation of samples (1/255)": ("std_high", "std_low"),
     "LR-PSNR of samples (dB)": ("lr_psnr", "lr_psnr_worst"),
 }
+SHOWN = ("active_units", "psnr_q", "std_high")  # printed after each epoch
 
 
 @torch.inference_mode()

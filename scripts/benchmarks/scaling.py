@@ -15,7 +15,7 @@ import torch.multiprocessing
 from torch.nn import functional
 
 from common.data.crops import to_device
-from common.device import autocast, choose_device, has_bfloat16, place
+from common.device import autocast, choose_device, has_bfloat16, prepare_network
 from common.processes import average_gradients
 from ESRGAN.model import GeneratorRRDB
 
@@ -62,7 +62,7 @@ def _train(
             torch.distributed.barrier()
 
     torch.manual_seed(0)
-    generator = place(GeneratorRRDB(settings["n_blocks"]), where)
+    generator = prepare_network(GeneratorRRDB(settings["n_blocks"]), where)
     optimizer = torch.optim.Adam(generator.parameters(), 2e-4, fused=True)
     size, batch = settings["patch_size"], settings["batch_size"]
     images = [torch.randint(256, (batch, 3, n, n), dtype=torch.uint8) for n in (size // 4, size)]
@@ -75,7 +75,7 @@ def _train(
             loss = functional.l1_loss(generator(lr), hr)
         optimizer.zero_grad()
         loss.backward()
-        average_gradients(generator)
+        average_gradients(generator.parameters())
         optimizer.step()
         wait_for_all()
         seconds.append(time.perf_counter() - began)

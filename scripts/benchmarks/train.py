@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from common import checkpoint
 from common.data.crops import PairedCrops, batches, to_device
-from common.device import autocast, place
+from common.device import autocast, prepare_network
 from common.perceptual import VGG19Features
 from common.run.ema import update_ema
 from ESRGAN.model import Discriminator, GeneratorRRDB
@@ -76,7 +76,7 @@ def our_psnr_step(
         stream = itertools.repeat(next(stream))
     generator = GeneratorRRDB(n_blocks, conv_last=conv_last)
     generator.checkpointing = checkpointing
-    generator = place(generator, where, compile)
+    generator = prepare_network(generator, where, compile)
     average = copy.deepcopy(generator).requires_grad_(False)
     optimizer = torch.optim.Adam(generator.parameters(), 2e-4, (0.9, 0.99), fused=True)
 
@@ -113,7 +113,7 @@ class Adversaries:
         n_features: int = 64,
     ):
         def put(network: nn.Module, **layout: torch.memory_format) -> nn.Module:
-            return place(network, device, **layout) if fast else network.to(device)
+            return prepare_network(network, device, **layout) if fast else network.to(device)
 
         def adam(network: nn.Module) -> torch.optim.Adam:
             return torch.optim.Adam(network.parameters(), 1e-4, (0.9, 0.99), fused=fast)

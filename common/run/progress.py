@@ -1,0 +1,44 @@
+"""How far a run is: its stages, epochs and steps, and the best figure so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Progress:
+    """The place in a run, plain values; a part of its state."""
+
+    stage: str = ""
+    epoch: int = 0  # complete ones of this stage
+    step: int = 0  # complete ones of this epoch
+    epochs_done: int = 0  # of all stages
+    best: float = -math.inf  # PSNR-Y of this stage
+    epochs_since_best: int = 0
+    figures: dict[str, float] = field(default_factory=dict)  # the last step's, for the log
+    finished: dict[str, int] = field(default_factory=dict)  # stages, and the epochs they were given
+
+    def begin_stage(self, stage: str) -> None:
+        self.stage, self.epoch, self.step = stage, 0, 0
+        self.best, self.epochs_since_best = -math.inf, 0
+
+    def finish_epoch(self) -> None:
+        self.epoch, self.step, self.epochs_done = self.epoch + 1, 0, self.epochs_done + 1
+
+    def note_figure(self, psnr_y: float) -> bool:
+        """Return whether an epoch's figure is the best of its stage."""
+        is_better = psnr_y > self.best
+        self.best = max(psnr_y, self.best)
+        self.epochs_since_best = 0 if is_better else self.epochs_since_best + 1
+        return is_better
+
+    def refuse_more_epochs(self, n_epochs: dict[str, int]) -> None:
+        """Raise ValueError where a stage that has ended would get more epochs than it was given."""
+        for stage, n in self.finished.items():
+            if n_epochs[stage] > n:
+                raise ValueError(
+                    f"the {stage.upper()} stage ended after the {n} epochs that it was given, and "
+                    f"cannot have {n_epochs[stage]}: resume with {n}, or continue from its weights "
+                    "in another folder (start_from=..., --start-from ...)"
+                )

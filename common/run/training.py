@@ -1,0 +1,257 @@
+"""The loop around a training step: epochs that can be resumed, their figures and their files.
+
+    training = Training(locals(), fixed=("n_features", "seed"))
+    network = training.prepare(Network())
+    training.register(network=network, optimizer=optimizer)
+    with training.begin(crops, validation, steps_per_epoch, n_epochs):
+        for epoch in training.epochs():
+            for step, (lr, hr) in epoch:
+                ...
+                epoch.log({"pixel": loss}, learning_rate=rate)
+            better = epoch.validate(network)
+            epoch.save({"network": network})
+
+A run that is stopped or killed and then resumed takes the same steps, to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common import checkpoint, processes
+from common.data.crops import batches, to_device
+from common.device import autocast, choose_bfloat16, choose_device, describe, prepare_network
+from common.measure.validation import Validation
+from common.progress import progress_bar
+from common.run.folder import RunFolder
+from common.run.log import LossMeter, plot_curves, write_log
+from common.run.stop import StopSignal
+
+
+class Training:
+    """A run: its folder, its device, and what is trained.
+
+    Args:
+        settings: all arguments of the train function, `locals()` in its first line. Read here:
+            out_dir, resume, overwrite, seed, device, deterministic, bfloat16, compile, batch_size,
+            n_valid, steps_per_epoch, workers, show_every.
+        fixed: names of those that cannot change when a run is resumed.
+    Raises:
+        ValueError: one of these is out of range, or as `RunFolder`.
+        BlockingIOError, FileExistsError: as `RunFolder`.
+    """
+
+    def __init__(self, settings: dict[str, Any], fixed: tuple[str, ...]):
+        self.settings = settings
+        counts = {name: settings[name] for name in ("batch_size", "n_valid", "steps_per_epoch")}
+        if settings["seed"] < 0 or any(n is not None and n < 1 for n in counts.values()):
+            named = ", ".join(f"{k} {v}" for k, v in {"seed": settings["seed"], **counts}.items())
+            raise ValueError(f"{named}: expected seed 0 or more, the others 1 or more")
+        self.out_dir = Path(settings["out_dir"])
+        self.device = choose_device(settings["device"], settings["deterministic"])
+        self.bfloat16 = choose_bfloat16(self.device, settings["bfloat16"])
+        as_it_is = int | float | None
+        config = {k: v if isinstance(v, as_it_is) else str(v) for k, v in settings.items()}
+        how = settings["resume"], settings["overwrite"]
+        self.folder = RunFolder(self.out_dir, config | {"bfloat16": self.bfloat16}, fixed, *how)
+        self.progress, self.rows = self.folder.progress, self.folder.rows
+        self.parts: dict[str, Any] = {}
+
+    def prepare(self, network: nn.Module, **layout: Any) -> nn.Module:
+        """Return the network on the run's device, in its fastest layout; see `prepare_network`."""
+        return prepare_network(network, self.device, self.settings["compile"], **layout)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the networks compute: bfloat16, or full precision."""
+        return autocast(self.device, self.bfloat16)
+
+    def register(self, **parts: Any) -> None:
+        """Name what is saved with every epoch, and restored on resume.
+
+        Args:
+            parts: networks, optimisers, and whatever else has a `state_dict`. An optimiser's step
+                first averages the gradients over all processes.
+        """
+        self.parts |= parts
+        for part in parts.values():
+            if isinstance(part, torch.optim.Optimizer):
+                part.register_step_pre_hook(_average_gradients)
+
+    @contextlib.contextmanager
+    def begin(
+        self,
+        crops: Any,
+        validation: Validation,
+        steps_per_epoch: int,
+        n_epochs: int | dict[str, int],
+        panels: dict[str, tuple[str, ...]] | None = None,
+    ) -> Iterator[None]:
+        """Take the folder, continue where the run stopped, and leave it in order after any error.
+
+        Args:
+            crops: a dataset as `batches` takes it, with `names`.
+            n_epochs: of each stage by name, in their order, or of the only one.
+            panels: further plots of the curves, see `plot_curves`.
+        """
+        self.validation, self.steps_per_epoch, self.panels = validation, steps_per_epoch, panels
+        self.n_epochs = n_epochs if isinstance(n_epochs, dict) else {"": n_epochs}
+        self.progress.refuse_more_epochs(self.n_epochs)
+        batch_size, workers = self.settings["batch_size"], self.settings["workers"]
+        self.meter = LossMeter(batch_size, lambda ks: crops.names(self.progress.epochs_done, ks))
+        self.folder.restore(self.parts | {"meter": self.meter}, self.device)
+        networks = {k: part for k, part in self.parts.items() if isinstance(part, nn.Module)}
+        trained = {
+            name: [p for p in network.parameters() if p.requires_grad]
+            for name, network in networks.items()
+        }
+        self.parameters = [p for parameters in trained.values() for p in parameters]
+        sizes = {name: sum(p.numel() for p in parameters) for name, parameters in trained.items()}
+        print(
+            f"{crops} to train on, {len(validation.photos)} held out (bicubic: PSNR-Y "
+            f"{validation.bicubic_psnr_y:.2f} dB, SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
+            f"{', '.join(f'{name} of {n:,}' for name, n in sizes.items() if n)} parameters on "
+            f"{describe(self.device, self.bfloat16)}, writing to {self.out_dir}"
+        )
+        total = sum(self.n_epochs.values()) * steps_per_epoch
+        first = self.progress.epochs_done * steps_per_epoch + self.progress.step
+        self.began = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0)
+        with (
+            self.folder,
+            progress_bar(total=total, initial=first, unit="step") as self.bar,
+            contextlib.closing(
+                batches(crops, first, steps_per_epoch, batch_size, workers)
+            ) as self.batches,
+            StopSignal() as self.stop,
+        ):
+            yield
+        print(f"complete: {self.out_dir}")
+
+    def epochs(self, stage: str = "", patience: int = 0) -> Iterator[Epoch]:
+        """Yield the epochs that are left of a stage: none where a later one was resumed.
+
+        Args:
+            patience: epochs without a better PSNR-Y that end the stage; 0: never.
+        """
+        progress, n = self.progress, self.n_epochs[stage]
+        if stage in progress.finished:
+            return
+        if self.enters(stage):
+            progress.begin_stage(stage)
+        while progress.epoch < n and not 0 < patience <= progress.epochs_since_best:
+            title = f"epoch {progress.epoch + 1}/{n}"
+            yield Epoch(self, f"{stage.upper()} stage, {title}" if stage else title)
+        self.bar.total -= max(0, n - progress.epoch) * self.steps_per_epoch  # where patience ended
+        if stage:
+            progress.finished[stage] = n
+
+    def enters(self, stage: str) -> bool:
+        """Return whether a stage is still to begin: it was not resumed after its beginning."""
+        return self.progress.stage != stage
+
+    def write(self, networks: dict[str, nn.Module]) -> None:
+        """Write NAME.pth of each."""
+        for name, network in networks.items() if processes.is_first() else ():
+            checkpoint.save(self.out_dir / f"{name}.pth", network.state_dict())
+
+    def load(self, name: str) -> dict[str, torch.Tensor] | None:
+        """Return the weights in this run's NAME.pth, on its device; None: it has none yet."""
+        path = self.out_dir / f"{name}.pth"
+        weights = processes.on_first(lambda: checkpoint.load(path) if path.exists() else None)
+        return weights and {key: value.to(self.device) for key, value in weights.items()}
+
+
+class Epoch:
+    """The steps that are left of an epoch, and what comes after them."""
+
+    def __init__(self, training: Training, title: str):
+        self.training, self.progress, self.title = training, training.progress, title
+
+    def __iter__(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """Yield the step's number in the stage, from 0, and (LR, HR) in [0, 1] on the device."""
+        training, progress = self.training, self.progress
+        n, every = training.steps_per_epoch, training.settings["show_every"]
+        training.bar.set_description(self.title, refresh=False)
+        while not training.stop.requested(progress.step, every) and progress.step < n:
+            batch = to_device(next(training.batches), training.device)
+            yield progress.epoch * n + progress.step, batch
+            progress.step += 1
+            training.bar.update()
+            if progress.step % every == 0:
+                training.bar.set_postfix(training.meter.shown(self.title), refresh=False)
+        if training.stop.signal:
+            training.folder.save()
+            training.bar.close()
+            print(f"saved: continue with resume=True (--resume), out_dir {training.out_dir}")
+            sys.exit(128 + training.stop.signal)
+
+    def log(self, losses: dict[str, torch.Tensor], **figures: float) -> None:
+        """Note a step's losses, whose means the log has; a value that is not finite ends the run.
+
+        Args:
+            figures: further columns of the log, which has the epoch's last ones.
+        """
+        self.training.meter.add(losses, self.training.parameters)
+        self.progress.figures = figures
+
+    def validate(
+        self,
+        upscale: Callable,
+        samples: Callable | None = None,
+        figures: dict[str, float] | None = None,
+        shown: tuple[str, ...] = (),
+    ) -> bool:
+        """Measure on the held-out photos, add the log's row, and return whether it is the best.
+
+        Args:
+            upscale, samples: as `Validation.measure` takes them.
+            figures: further columns of the log.
+            shown: those of them that are printed.
+        """
+        training, progress, figures = self.training, self.progress, figures or {}
+        losses = training.meter.means(self.title)
+        progress.finish_epoch()
+        stage = {"stage": progress.stage} if progress.stage else {}
+        picture = "_".join([*stage.values(), f"{progress.epoch:04d}.png"])
+        psnr_y, ssim_y = processes.on_first(
+            training.validation.measure,
+            upscale,
+            training.device,
+            training.out_dir / "samples" / picture,
+            samples,
+        )
+        better = progress.note_figure(psnr_y)
+        row = stage | {
+            "epoch": progress.epoch,
+            "step": progress.epochs_done * training.steps_per_epoch,
+            "seconds": round(time.perf_counter() - training.began, 1),
+        }
+        row |= progress.figures | {"psnr_y": psnr_y, "ssim_y": ssim_y} | losses | figures
+        training.rows.append(row)
+        texts = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
+        texts += [f"{loss} {mean:.4f}" for loss, mean in losses.items()]
+        texts += [f"{name} {figures[name]:.4g}" for name in shown]
+        training.bar.write(f"{self.title}: {', '.join(texts)}{' (best)' if better else ''}")
+        return better
+
+    def save(self, networks: dict[str, nn.Module]) -> None:
+        """Write log, curves, NAME.pth of each network, and last the state to resume from."""
+        training = self.training
+        if processes.is_first():
+            write_log(training.out_dir / "log.csv", training.rows)
+            baseline = training.validation.bicubic_psnr_y
+            plot_curves(training.out_dir / "curves.png", training.rows, baseline, training.panels)
+        training.write(networks)
+        training.meter.restart()
+        training.folder.save()
+
+
+def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    processes.average_gradients(p for group in optimizer.param_groups for p in group["params"])

@@ -175,15 +175,15 @@ def train_cvae(
                 update_ema(average, trained, ema_decay, step)
                 epoch.log(losses, learning_rate=rate, kl_weight=kl_weight_now)
 
-            better = epoch.validate(
+            epoch.validate(
                 lambda lr: average_model.sample(lr, temperature=0)[0],
                 lambda lr: average_model.sample(lr, 2, seed=seed),
                 on_first(latent_figures, average_model, average_posterior, *patches),
                 SHOWN,
             )
-            networks = {"cvae": average_model, "recognition": average_posterior}
-            networks |= {"cvae_best": average_model} if better else {}
-            epoch.save({name: network for name, network in networks.items() if network})
+            networks = {"cvae": average_model}
+            networks |= {"recognition": average_posterior} if recognition else {}
+            epoch.save(networks, best={"cvae_best": average_model})
     return training.out_dir
 
 

@@ -48,7 +48,7 @@ FIXED += ("patch_size", "steps_per_epoch", "seed")
 def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
     """Return the relativistic average GAN loss (eq. 1 and 2), its two terms averaged.
 
-    -1/2 E[log sigmoid(w - E[l])] - 1/2 E[log(1 - sigmoid(l - E[w]))] for logits w that shall be
+    -1/2 E[log sigmoid(w - E[l])] - 1/2 E[log(1 - sigmoid(l - E[w]))] for logits w that should be
     above the logits l: real above fake for the discriminator, fake above real for the generator.
 
     Args:
@@ -157,8 +157,8 @@ def train_esrgan(
     adam = functools.partial(torch.optim.Adam, betas=betas, fused=True)
     optimizer_g, optimizer_d = adam(generator.parameters()), adam(discriminator.parameters())
 
-    networks = {"generator": generator, "average": average, "discriminator": discriminator}
-    training.register(**networks, optimizer_g=optimizer_g, optimizer_d=optimizer_d)
+    training.register(generator=generator, average=average, discriminator=discriminator)
+    training.register(optimizer_g=optimizer_g, optimizer_d=optimizer_d)
     n_steps, n_steps_gan = n_epochs * steps_per_epoch, n_epochs_gan * steps_per_epoch
     stages = {"psnr": n_epochs, "gan": n_epochs_gan}
     with training.begin(crops, validation, steps_per_epoch, stages):
@@ -175,8 +175,8 @@ def train_esrgan(
                 update_ema(average, generator, ema_decay, step)
                 epoch.log({"pixel": loss}, learning_rate=rate)
 
-            better = epoch.validate(average)
-            epoch.save({"generator": average} | ({"generator_psnr": average} if better else {}))
+            epoch.validate(average)
+            epoch.save({"generator": average}, best={"generator_psnr": average})
 
         # GAN stage, from the PSNR stage's best network
         if training.enters("gan"):
@@ -191,7 +191,6 @@ def train_esrgan(
             for step, (lr, hr) in epoch:
                 rate = learning_rate_at(step / n_steps_gan, learning_rate_gan, milestones_gan)
                 optimizer_g.param_groups[0]["lr"] = optimizer_d.param_groups[0]["lr"] = rate
-
                 with training.autocast():
                     sr = generator(lr)
                     image = sr.detach().requires_grad_()  # where the losses' gradients meet
@@ -202,9 +201,7 @@ def train_esrgan(
                     losses["discriminator"] = relativistic_loss(real, fake)
                     loss = gan_weight * losses["gan"] + pixel_weight * losses["pixel"]
                     if vgg:
-                        with torch.no_grad():
-                            features = vgg(hr)
-                        losses["perceptual"] = functional.l1_loss(vgg(image), features)
+                        losses["perceptual"] = functional.l1_loss(vgg(image), vgg(hr))
                         loss = perceptual_weight * losses["perceptual"] + loss
 
                 # generator
@@ -221,9 +218,9 @@ def train_esrgan(
                 epoch.log(losses, learning_rate=rate)
 
             mixed.load_state_dict(interpolate(psnr_weights, average.state_dict(), alpha))
-            better = epoch.validate(mixed)
-            best = {"generator_best": mixed} if better else {}
-            epoch.save({"generator": mixed, "discriminator": discriminator} | best)
+            epoch.validate(mixed)
+            networks = {"generator": mixed, "discriminator": discriminator}
+            epoch.save(networks, best={"generator_best": mixed})
     return training.out_dir
 
 

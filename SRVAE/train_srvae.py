@@ -165,14 +165,14 @@ def train_srvae(
                 update_ema(average, trained, ema_decay, step)
                 epoch.log(losses, learning_rate=rate, kl_weight=kl_weight)
 
-            better = epoch.validate(
+            epoch.validate(
                 lambda lr: average_model.sample(lr, temperature=0)[0],
                 lambda lr: average_model.sample(lr, 2, seed=seed),
                 on_first(latent_figures, average_model, average_posterior, *patches),
                 SHOWN,
             )
             networks = {"srvae": average_model, "recognition": average_posterior}
-            epoch.save(networks | ({"srvae_best": average_model} if better else {}))
+            epoch.save(networks, best={"srvae_best": average_model})
     return training.out_dir
 
 

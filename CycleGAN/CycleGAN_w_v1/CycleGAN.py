@@ -180,8 +180,8 @@ def train_cyclegan_sr(
                 optimizer_d.step()
                 epoch.log(losses, learning_rate=learning_rate)
 
-            better = epoch.validate(G.forward)
-            epoch.save(networks | ({"G_LR2HR_best": G} if better else {}))
+            epoch.validate(G.forward)
+            epoch.save(networks, best={"G_LR2HR_best": G})
     return training.out_dir
 
 

@@ -21,14 +21,13 @@ Differences from version 1 (each has its hyperparameter, and all switched off gi
   For LR photos that were not made by bicubic, 0: the cycle holds them then.
 - A smaller adversarial weight (lambda_gan).
 - What F makes is rounded to 8 bits, with noise, before G sees it (store_fake_lr, fake_lr_noise):
-  CycleGAN hides in it, at a few 1/256, the detail that G is to invent (Chu et al. 2017, arXiv
-  1712.02950).
+  else F hides in it what G is to invent, at a few 1/256 (Chu et al. 2017, arXiv 1712.02950).
 - D_LR has fewer strides and spectral norm (d_lr_strides, spectral_norm; Miyato et al. 2018).
 - As in the paper: pools of 50 earlier fakes (pool_size) and a learning rate that falls linearly to
   0 in the second half (decay_from). The saved G is an exponential moving average (ema_decay).
 
-Differences from the paper that remain: as in version 1, generators that change the size, no
-instance norm, a small batch, the identity loss by way of bicubic resizing and off.
+Version 1's other differences from the paper remain: generators that change the size, no instance
+norm, a small batch, the identity loss.
 """
 
 from __future__ import annotations
@@ -78,11 +77,7 @@ def least_squares(scores: torch.Tensor, target: float) -> torch.Tensor:
 def as_stored(image: torch.Tensor, noise: float) -> torch.Tensor:
     """Return what a file of 8 bits would keep of `image` and noise of this standard deviation.
 
-    Gradients pass as if nothing had been rounded or clamped (straight through).
-
-    Args:
-        image: in [0, 1], by and large.
-        noise: in the same unit; 0: none.
+    In [0, 1], by and large. Gradients pass as if nothing had been rounded (straight through).
     """
     noisy = image + noise * torch.randn_like(image) if noise else image
     stored = (noisy.detach() * 255).round().clamp(0, 255) / 255
@@ -226,8 +221,8 @@ def train_cyclegan_sr(
                 optimizer_d.step()
                 epoch.log(losses, learning_rate=rate)
 
-            better = epoch.validate(average)
-            epoch.save(networks | ({"G_LR2HR_best": average} if better else {}))
+            epoch.validate(average)
+            epoch.save(networks, best={"G_LR2HR_best": average})
     return training.out_dir
 
 

@@ -253,9 +253,7 @@ def train_cyclegan_sr(
                         losses["identity"] = of_f + functional.l1_loss(reduced_sr, lr)
                         loss = loss + lambda_identity * losses["identity"]
                     if vgg:
-                        with torch.no_grad():
-                            features = vgg(hr)
-                        losses["perceptual"] = functional.l1_loss(vgg(recovered_hr), features)
+                        losses["perceptual"] = functional.l1_loss(vgg(recovered_hr), vgg(hr))
                         loss = loss + perceptual_weight * losses["perceptual"]
                 optimizer_g.zero_grad()
                 loss.backward()
@@ -278,8 +276,8 @@ def train_cyclegan_sr(
                 optimizer_d.step()
                 epoch.log(losses, learning_rate=rate)
 
-            better = epoch.validate(average)
-            epoch.save(networks | ({"G_LR2HR_best": average} if better else {}))
+            epoch.validate(average)
+            epoch.save(networks, best={"G_LR2HR_best": average})
     return training.out_dir
 
 

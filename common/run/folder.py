@@ -32,7 +32,7 @@ class RunFolder:
     belongs to this process, and errors name the last good state.
 
     Args:
-        config: the hyperparameters, plain values; a state holds its own.
+        config: the hyperparameters; a state holds its own.
         fixed: names of those that cannot change when a run is resumed.
     Attributes:
         progress, rows: how far the run is, and its log; of the state that is resumed.
@@ -55,6 +55,7 @@ class RunFolder:
             raise ValueError("resume and overwrite exclude each other: choose one")
         self.path, self.overwrite = path, overwrite
         versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+        config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in config.items()}
         self.config = config | versions | {"processes": processes.count()}
         self.changes: list[dict[str, Any]] = []  # of hyperparameters, each time it was resumed
         state = None

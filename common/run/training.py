@@ -8,8 +8,8 @@
             for step, (lr, hr) in epoch:
                 ...
                 epoch.log({"pixel": loss}, learning_rate=rate)
-            better = epoch.validate(network)
-            epoch.save({"network": network})
+            epoch.validate(network)
+            epoch.save({"network": network}, best={"network_best": network})
 
 A run that is stopped or killed and then resumed takes the same steps, to the bit.
 """
@@ -58,10 +58,9 @@ class Training:
         self.out_dir = Path(settings["out_dir"])
         self.device = choose_device(settings["device"], settings["deterministic"])
         self.bfloat16 = choose_bfloat16(self.device, settings["bfloat16"])
-        as_it_is = int | float | None
-        config = {k: v if isinstance(v, as_it_is) else str(v) for k, v in settings.items()}
+        config = settings | {"bfloat16": self.bfloat16}
         how = settings["resume"], settings["overwrite"]
-        self.folder = RunFolder(self.out_dir, config | {"bfloat16": self.bfloat16}, fixed, *how)
+        self.folder = RunFolder(self.out_dir, config, fixed, *how)
         self.progress, self.rows = self.folder.progress, self.folder.rows
         self.parts: dict[str, Any] = {}
 
@@ -76,9 +75,8 @@ class Training:
     def register(self, **parts: Any) -> None:
         """Name what is saved with every epoch, and restored on resume.
 
-        Args:
-            parts: networks, optimisers, and whatever else has a `state_dict`. An optimiser's step
-                first averages the gradients over all processes.
+        Networks, optimisers, and whatever else has a `state_dict`. An optimiser's step first
+        averages the gradients over all processes.
         """
         self.parts |= parts
         for part in parts.values():
@@ -107,18 +105,15 @@ class Training:
         batch_size, workers = self.settings["batch_size"], self.settings["workers"]
         self.meter = LossMeter(batch_size, lambda ks: crops.names(self.progress.epochs_done, ks))
         self.folder.restore(self.parts | {"meter": self.meter}, self.device)
-        networks = {k: part for k, part in self.parts.items() if isinstance(part, nn.Module)}
-        trained = {
-            name: [p for p in network.parameters() if p.requires_grad]
-            for name, network in networks.items()
-        }
+        networks = {name: part for name, part in self.parts.items() if isinstance(part, nn.Module)}
+        trained = {k: [p for p in n.parameters() if p.requires_grad] for k, n in networks.items()}
+        sizes = [f"{name} of {sum(p.numel() for p in ps):,}" for name, ps in trained.items() if ps]
         self.parameters = [p for parameters in trained.values() for p in parameters]
-        sizes = {name: sum(p.numel() for p in parameters) for name, parameters in trained.items()}
         print(
             f"{crops} to train on, {len(validation.photos)} held out (bicubic: PSNR-Y "
             f"{validation.bicubic_psnr_y:.2f} dB, SSIM-Y {validation.bicubic_ssim_y:.4f})\n"
-            f"{', '.join(f'{name} of {n:,}' for name, n in sizes.items() if n)} parameters on "
-            f"{describe(self.device, self.bfloat16)}, writing to {self.out_dir}"
+            f"{', '.join(sizes)} parameters on {describe(self.device, self.bfloat16)}, writing to "
+            f"{self.out_dir}"
         )
         total = sum(self.n_epochs.values()) * steps_per_epoch
         first = self.progress.epochs_done * steps_per_epoch + self.progress.step
@@ -137,8 +132,7 @@ class Training:
     def epochs(self, stage: str = "", patience: int = 0) -> Iterator[Epoch]:
         """Yield the epochs that are left of a stage: none where a later one was resumed.
 
-        Args:
-            patience: epochs without a better PSNR-Y that end the stage; 0: never.
+        `patience` epochs without a better PSNR-Y end it; 0: none do.
         """
         progress, n = self.progress, self.n_epochs[stage]
         if stage in progress.finished:
@@ -207,8 +201,8 @@ class Epoch:
         samples: Callable | None = None,
         figures: dict[str, float] | None = None,
         shown: tuple[str, ...] = (),
-    ) -> bool:
-        """Measure on the held-out photos, add the log's row, and return whether it is the best.
+    ) -> None:
+        """Measure on the held-out photos, and add a row to the log.
 
         Args:
             upscale, samples: as `Validation.measure` takes them.
@@ -227,7 +221,7 @@ class Epoch:
             training.out_dir / "samples" / picture,
             samples,
         )
-        better = progress.note_figure(psnr_y)
+        self.is_best = progress.note_figure(psnr_y)
         row = stage | {
             "epoch": progress.epoch,
             "step": progress.epochs_done * training.steps_per_epoch,
@@ -238,17 +232,20 @@ class Epoch:
         texts = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
         texts += [f"{loss} {mean:.4f}" for loss, mean in losses.items()]
         texts += [f"{name} {figures[name]:.4g}" for name in shown]
-        training.bar.write(f"{self.title}: {', '.join(texts)}{' (best)' if better else ''}")
-        return better
+        training.bar.write(f"{self.title}: {', '.join(texts)}{' (best)' if self.is_best else ''}")
 
-    def save(self, networks: dict[str, nn.Module]) -> None:
-        """Write log, curves, NAME.pth of each network, and last the state to resume from."""
+    def save(self, networks: dict[str, nn.Module], best: dict[str, nn.Module]) -> None:
+        """Write log, curves, NAME.pth of each network, and last the state to resume from.
+
+        Args:
+            best: networks that are written only after the epoch with the stage's best PSNR-Y.
+        """
         training = self.training
         if processes.is_first():
             write_log(training.out_dir / "log.csv", training.rows)
             baseline = training.validation.bicubic_psnr_y
             plot_curves(training.out_dir / "curves.png", training.rows, baseline, training.panels)
-        training.write(networks)
+        training.write(networks | best if self.is_best else networks)
         training.meter.restart()
         training.folder.save()
 

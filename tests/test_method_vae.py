@@ -21,19 +21,28 @@ from tests.conftest import Weights, assert_moved_alike, rows_of, smooth_adam
 
 BATCH, STEPS, EPOCHS = 4, 3, 2  # crops in a step, steps in an epoch
 N = EPOCHS * STEPS
-RATE, EMA_DECAY, EPS = 1e-2, 0.2, 1e-3
+RATE, EMA_DECAY, EPS, SEED = 1e-2, 0.2, 1e-3, 5
 RUN = {"batch_size": BATCH, "steps_per_epoch": STEPS, "n_epochs": EPOCHS, "learning_rate": RATE}
 RUN |= {"ema_decay": EMA_DECAY, "n_valid": 1, "valid_patches": 2, "workers": 0, "device": "cpu"}
-RUN |= {"bfloat16": False}
+RUN |= {"bfloat16": False, "seed": SEED}
 # The KL term is about as strong as the image's, and its free bits are free for some numbers of z.
 CVAE = {"n_features": 4, "n_latent": 32, "kl_weight": 1e-5, "free_nats": 1.3}
 CASES = {
     "cvae": CVAE,
     "cvae of squared errors, not projected": CVAE | {"reconstruction": "mse", "projections": 0},
     "cvae without recognition": CVAE | {"recognition": False},
-    "srvae": {"n_features": 6, "n_latent": 3, "n_blocks": 1, "patch_size": 32, "free_nats": 0.02},
+    "srvae": {"n_features": 6, "n_latent": 3, "n_blocks": 1, "patch_size": 32, "free_nats": 0.01},
 }
 Gaussian = tuple[torch.Tensor, torch.Tensor]  # mean and log variance
+
+
+def data_of(case: str, large_dataset, seed: int) -> tuple:
+    folders = large_dataset.folders().values()
+    settings = {"n_valid": 1, "valid_crop": 1024, "valid_patches": 2, "seed": seed}
+    if case.startswith("cvae"):
+        return cvae_data.crops_and_validation(*folders, **settings)
+    settings["patch_size"] = CASES[case]["patch_size"]
+    return srvae_data.crops_and_validation(*folders, **settings)
 
 
 class WrittenOut:
@@ -45,14 +54,11 @@ class WrittenOut:
     def __init__(self, case: str, large_dataset):
         self.case = {"recognition": True, "reconstruction": "l1", "projections": 2} | CASES[case]
         self.is_cvae = case.startswith("cvae")
-        settings = {"n_valid": 1, "valid_crop": 1024, "valid_patches": 2, "seed": 0}
-        settings |= {} if self.is_cvae else {"patch_size": self.case["patch_size"]}
-        data, networks = (cvae_data, cvae.CVAE) if self.is_cvae else (srvae_data, srvae.SRVAE)
-        folders = large_dataset.folders().values()
-        self.crops, validation, _ = data.crops_and_validation(*folders, **settings)
+        self.crops, validation, _ = data_of(case, large_dataset, SEED)
         height, width = validation.photos[0].lr.shape[:2]
 
-        torch.manual_seed(0)  # of the weights, and then of all noise
+        torch.manual_seed(SEED)  # of the weights, and then of all noise
+        networks = cvae.CVAE if self.is_cvae else srvae.SRVAE
         sizes = {name: self.case[name] for name in ("n_features", "n_latent")}
         blocks = {} if self.is_cvae else {"n_blocks": self.case["n_blocks"]}
         self.networks = nn.ModuleDict()
@@ -149,7 +155,7 @@ def test_trained_weights_are_those_of_the_losses_written_out(
         ours = torch.load(run / f"{file}.pth", weights_only=True)
         ours = {f"{name}.{key}": weight for key, weight in ours.items()}
         there = {k: w for k, w in expected.averages[epoch].items() if k.startswith(f"{name}.")}
-        assert_moved_alike(ours, there, expected.before, share=1e-3)
+        assert_moved_alike(ours, there, expected.before, share=3e-3)
     for epoch, row in enumerate(rows):
         steps = expected.logged[epoch * STEPS : (epoch + 1) * STEPS]
         means = {k: sum(step[k] for step in steps) / STEPS for k in steps[0] if "loss" in k}
@@ -185,6 +191,13 @@ def test_log_variances_are_held_within_7_of_0_and_means_are_not(name, bias, limi
                 nn.init.constant_(weights.bias, bias)
     for mu, logvar, *_ in (model.encode(lr), recognition(hr, lr)):
         assert (logvar == limit).all() and (mu.abs() > 40).all()
+
+
+@pytest.mark.parametrize("case", ["cvae", "srvae"])
+def test_crops_are_decided_by_the_seed(large_dataset, case):
+    first, again, other = (data_of(case, large_dataset, seed)[0] for seed in (1, 1, 2))
+    first, again, other = (crops[0, range(2)][1] for crops in (first, again, other))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_defaults_are_the_documented_ones():

@@ -21,10 +21,10 @@ from tests.conftest import Weights, assert_moved_alike, rows_of, smooth_adam
 
 BATCH, STEPS, EPOCHS = 4, 3, 2  # crops in a step, steps in an epoch
 N = EPOCHS * STEPS
-RATE, EMA_DECAY, EPS, SEED = 1e-2, 0.2, 1e-3, 5
+RATE, BETAS, EMA_DECAY, EPS, SEED = 1e-2, (0.8, 0.9), 0.35, 1e-3, 5
 RUN = {"batch_size": BATCH, "steps_per_epoch": STEPS, "n_epochs": EPOCHS, "learning_rate": RATE}
 RUN |= {"ema_decay": EMA_DECAY, "n_valid": 1, "valid_patches": 2, "workers": 0, "device": "cpu"}
-RUN |= {"bfloat16": False, "seed": SEED}
+RUN |= {"betas": BETAS, "bfloat16": False, "seed": SEED}
 # The KL term is about as strong as the image's, and its free bits are free for some numbers of z.
 CVAE = {"n_features": 4, "n_latent": 32, "kl_weight": 1e-5, "free_nats": 1.3}
 CASES = {
@@ -71,7 +71,7 @@ class WrittenOut:
         self.before = copy.deepcopy(self.average.state_dict())
         self.averages: list[Weights] = []
         self.logged: list[dict[str, float]] = []
-        adam = torch.optim.Adam(self.networks.parameters(), betas=(0.9, 0.99), eps=EPS)
+        adam = torch.optim.Adam(self.networks.parameters(), betas=BETAS, eps=EPS)
         for step in range(N):
             adam.zero_grad()
             self.loss(step, *self.batch(step)).backward()

@@ -193,6 +193,12 @@ def test_log_variances_are_held_within_7_of_0_and_means_are_not(name, bias, limi
         assert (logvar == limit).all() and (mu.abs() > 40).all()
 
 
+def test_cvae_starts_with_little_detail_and_a_z_of_little_noise():
+    model, recognition, _, _ = networks_and_images("cvae")
+    assert (model.upsample2[2].weight == 0.1).all()
+    assert (recognition.to_logvar.bias == -3).all()
+
+
 @pytest.mark.parametrize("case", ["cvae", "srvae"])
 def test_crops_are_decided_by_the_seed(large_dataset, case):
     first, again, other = (data_of(case, large_dataset, seed)[0] for seed in (1, 1, 2))

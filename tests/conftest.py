@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import signal
 from pathlib import Path
@@ -20,6 +21,7 @@ from scripts.benchmarks.train import random_vgg
 from scripts.prepare_dataset import prepare_dataset
 
 SKIMAGE_DATA = Path(skimage.__file__).parent / "data"
+Weights = dict[str, torch.Tensor]
 # The same sums on every machine, and none that wait for another's: tests run side by side.
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that they start
 torch.set_num_threads(1)
@@ -113,3 +115,24 @@ def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = training.to_device
     monkeypatch.setattr(training, "to_device", to_device)
     return steps
+
+
+def smooth_adam(patch: pytest.MonkeyPatch, eps: float) -> None:
+    """Let `torch.optim.Adam` have another eps than 1e-8.
+
+    A step of Adam is the gradient divided by its own size: with 1e-8 rounding decides which way a
+    weight goes whose gradient is nearly 0, and half of a loss trains as the whole of it does. With
+    an eps of the gradients' size two writings of one training give the same weights, and a loss of
+    another size gives others.
+    """
+    patch.setattr(torch.optim, "Adam", functools.partial(torch.optim.Adam, eps=eps))
+
+
+def assert_moved_alike(ours: Weights, expected: Weights, before: Weights, share: float) -> None:
+    """Each tensor is where it is expected, up to a share of how far it came from `before`."""
+    assert ours.keys() == expected.keys()
+    for name, there in expected.items():
+        there = there.double()
+        wrong = (ours[name].double() - there).norm()
+        moved = (there - before[name].double()).norm()
+        assert wrong <= share * moved + 2e-6 * there.norm(), f"{name}: {wrong} of {moved}"

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import pixel_unshuffle
 
-from common.resize import resize
+from common.data.resize import resize
 from CVAE import dataset as cvae_data
 from CVAE import model as cvae
 from CVAE.train_cvae import train_cvae

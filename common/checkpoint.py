@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 
 from common.files import written_whole
-from scripts.inference.untrusted import refuse_bombs, refuse_swollen
 
 
 def save(path: str | Path, content: dict[str, Any], previous: Path | None = None) -> None:
@@ -38,15 +38,11 @@ def load(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
-        refuse_bombs(path)
-        _refuse_damage(path)
+        _refuse_damage_and_programs(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        refuse_swollen(content, Path(path).stat().st_size)
     except Exception as error:  # torch raises many kinds on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if re.search(
-            "weights.only", reason, re.IGNORECASE
-        ):  # torch would have people load it with its code executed
+        if re.search("weights.only", reason, re.IGNORECASE):  # torch's advice is to execute it
             reason = "it holds something else, nothing of which was executed"
         raise ValueError(f"{path} is damaged or no checkpoint of tensors: {reason}") from error
     if not isinstance(content, dict):
@@ -54,12 +50,19 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_damage(path: str | Path) -> None:
-    """Raise ValueError where a checksum is wrong, which torch does not look at."""
-    if zipfile.is_zipfile(path):  # torch's format before 1.6 has none
+def _refuse_damage_and_programs(path: str | Path) -> None:
+    """Raise `ValueError` where a checksum is wrong, or for what `weights_only` lets through.
+
+    torch looks at no checksum, and before 2.6 it executes code in these two kinds of files.
+    """
+    if zipfile.is_zipfile(path):  # torch's format before 1.6 is none, and has no checksums
         with zipfile.ZipFile(path) as zipped:
+            if any(name.endswith("/constants.pkl") for name in zipped.namelist()):
+                raise ValueError("it is a TorchScript program, expected a state_dict")
             if damaged := zipped.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
+    if Path(path).stat().st_size and tarfile.is_tarfile(path):
+        raise ValueError("it is of torch's .tar format from before 2017, in which code can hide")
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -10,7 +10,11 @@ Agustsson and Timofte, "NTIRE 2017 Challenge on Single Image Super-Resolution: D
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import shutil
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,7 +22,6 @@ from typing import Literal
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.archives import unpack
 from common.download import (
     NETWORK_ERRORS,
     content_length,
@@ -28,8 +31,8 @@ from common.download import (
     retry,
     size_of,
 )
-from common.files import locked_if_possible, require_free_space
-from common.plain import plain
+from common.files import locked, one_line, require_free_space
+from common.progress import progress_bar
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BASE_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
@@ -56,7 +59,7 @@ TRACKS = {
 }
 
 WAYS_ON = """DIV2K cannot be downloaded ({error}). You can
-- run again later: it goes on with what has arrived;
+- run again later: it continues with what has arrived;
 - download by hand, put what you get into {root} as it is, and run again:
     {urls}
 - train on real photos that come with scikit-image, without a download:
@@ -71,16 +74,23 @@ def download_div2k(
     split: Literal["train", "valid"] = "train",
     track: Literal["bicubic", "unknown", "mild", "difficult", "wild"] = "bicubic",
     base_url: str = BASE_URL,
-    pause: float = 2.0,  # seconds before a failed attempt is repeated, doubled each time
+    pause: float = 2.0,
 ) -> tuple[Path, Path]:
     """Download and unpack what is missing of DIV2K's x4 photos under `root`.
 
-    A relative `root` hangs from the repository's root. An archive that already lies in `root` is
-    used; archives are removed once the photos they unpacked to have been checked.
+    An archive that already lies in `root` is used; archives are removed once the photos they
+    unpacked to have been checked.
 
     Returns the folders (HR, LR) that hold the PNGs. Raises `ValueError` for a split and track that
     do not exist, `ConnectionError` when the download fails, `OSError` for a full disk, a damaged
     archive or a folder that is not what it should be.
+
+    Args:
+        root: a relative one hangs from the repository's root.
+        split: photos to train on, or held-out ones.
+        track: how LR was made.
+        base_url: where the archives lie.
+        pause: seconds before a failed attempt is repeated, doubled each time.
     """
     lr, suffixes = TRACKS.get(track, ("", []))
     hr, lr = f"DIV2K_{split}_HR", lr.format(split=split)
@@ -92,8 +102,7 @@ def download_div2k(
     names = [name for name in (hr, lr) if not _is_complete(root, name)]
     with contextlib.ExitStack() as stack:
         if names:
-            lock = locked_if_possible(root / "DIV2K", f"downloads DIV2K to {root}")
-            stack.enter_context(lock)
+            stack.enter_context(locked(root / "DIV2K", f"downloads DIV2K to {root}"))
             _fetch(root, [name for name in names if not _is_complete(root, name)], base_url, pause)
         _check_pairs(_folder(root, hr), _folder(root, lr), suffixes)
         for name in names:
@@ -124,12 +133,33 @@ def _fetch(root: Path, names: list[str], base_url: str, pause: float) -> None:
         for name, url in urls.items():
             download(url, archives[name], ARCHIVES[name][0], sizes[name], pause)
     except NETWORK_ERRORS as error:
-        what = plain(f"{type(error).__name__}: {error}")
+        reason = one_line(f"{type(error).__name__}: {error}")
         by_hand = "\n    ".join(urls[name] for name in urls if not archives[name].exists())
-        raise ConnectionError(WAYS_ON.format(error=what, root=root, urls=by_hand)) from error
+        raise ConnectionError(WAYS_ON.format(error=reason, root=root, urls=by_hand)) from error
 
     for name, archive in archives.items():
-        unpack(archive, _folder(root, name), ARCHIVES[name][1])
+        _unpack(archive, _folder(root, name), ARCHIVES[name][1])
+
+
+def _unpack(archive: Path, folder: Path, n_photos: int) -> None:
+    """Unpack the photos in an archive to `folder`, which appears when all of them are there."""
+    temporary = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed process may have left it
+    with zipfile.ZipFile(archive) as zipped:
+        photos = {Path(member.filename).name: member for member in zipped.infolist()}
+        photos = {name: photos[name] for name in photos if re.fullmatch(r"[0-9]\w*\.png", name)}
+        if len(photos) != n_photos:
+            raise OSError(f"{archive} holds {len(photos)} images, expected {n_photos}")
+        n_bytes = sum(member.file_size for member in photos.values())
+        require_free_space(folder, n_bytes, f"to unpack {archive.name}")
+        temporary.mkdir(parents=True)
+        bar = progress_bar(photos.items(), desc=f"unpack {archive.name}", unit="photo")
+        for name, member in bar:
+            with zipped.open(member) as source, (temporary / name).open("wb") as target:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fsync(target.fileno())  # the archive is removed soon
+    temporary.rename(folder)
 
 
 def _archive(root: Path, name: str) -> Path:
@@ -170,6 +200,9 @@ def _check_pairs(hr_folder: Path, lr_folder: Path, suffixes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from common.run.flags import command_line
+    import tyro
 
-    print(*command_line(download_div2k), sep="\n")
+    try:
+        print(*tyro.cli(download_div2k), sep="\n")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

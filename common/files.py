@@ -1,4 +1,4 @@
-"""Writing files so that an interruption leaves the old file or the new one, never half of one."""
+"""Files written whole, folders locked, disk space checked."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def written_whole(path: str | Path, previous: Path | None = None) -> Iterator[Pa
     the process is killed or the disk fills up. The temporary file is removed if the block raises.
 
     Args:
-        previous: where the old file is moved to, once the new one is safe. Who is killed right then
-            leaves no file at `path`, but that one.
+        previous: where the old file is moved to, once the new one is safe. A process killed at that
+            moment leaves only `previous`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,17 +63,18 @@ def _beginning(stem: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterator[None]:
+def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterator[bool]:
     """Hold the lock of `path`, a file `.NAME.lock` beside it, while the block runs.
 
     The system takes it back from a process that ends, however it ends: a lock is never stale.
+    Gives False, and no lock, where the file system has none.
 
     Args:
-        wait_for: what another process does that holds the lock; it is printed once, and this one
+        wait_for: what the process does that may hold the lock: it is printed once, and this process
             waits. None: it does not wait.
-        refusal: the message of the error, where it does not.
+        refusal: the message of the error, where it does not wait.
     Raises:
-        BlockingIOError: another process holds the lock, and this one shall not wait.
+        BlockingIOError: another process holds the lock, and this one does not wait.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,23 +86,12 @@ def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterato
             raise BlockingIOError(refusal or f"another process uses {path}") from None
         print(f"waiting for another process that {wait_for}", flush=True)
         lock.acquire()
+    except (OSError, NotImplementedError):
+        pass
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def locked_if_possible(path: str | Path, wait_for: str) -> Iterator[bool]:
-    """Hold the lock of `path` as `locked` does; give False where none can be had, and go on."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path, wait_for))
-        except (OSError, NotImplementedError):  # a file system without locks
-            is_locked = False
-        else:
-            is_locked = True
-        yield is_locked
 
 
 def refuse_unwritable(folder: str | Path) -> None:
@@ -113,23 +103,27 @@ def refuse_unwritable(folder: str | Path) -> None:
         raise PermissionError(f"{place} cannot be written to: choose another folder than {folder}")
 
 
-def _existing(folder: str | Path) -> Path:
-    """Return `folder`, or of those that it would lie in the nearest that there is."""
-    folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
-def require_free_space(folder: str | Path, n_bytes: int, what: str) -> None:
+def require_free_space(folder: str | Path, n_bytes: int, purpose: str) -> None:
     """Raise `OSError` when the disk that holds `folder` has less than `n_bytes` free.
 
-    `what` completes the message: "... to unpack DIV2K_train_HR.zip". `folder` need not exist yet.
+    `folder` need not exist yet; `purpose` completes the message: "... to unpack DIV2K_HR.zip".
     """
     folder = _existing(folder)
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise OSError(
-            f"{folder} has {free / 1e9:.1f} GB free, {n_bytes / 1e9:.1f} GB are needed {what}: "
+            f"{folder} has {free / 1e9:.1f} GB free, {n_bytes / 1e9:.1f} GB are needed {purpose}: "
             "free some space or choose a folder on another disk"
         )
+
+
+def _existing(folder: str | Path) -> Path:
+    """Return `folder`, or the nearest of its parents that exists."""
+    folder = Path(folder).absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """Return a text from outside (a server's error, a name in a file) as one printable line."""
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "?" for c in line[:most])

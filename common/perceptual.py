@@ -9,8 +9,7 @@ from torch import nn
 
 from common import checkpoint
 from common.download import NETWORK_ERRORS, download
-from common.files import locked_if_possible, require_free_space
-from common.plain import plain
+from common.files import locked, one_line, require_free_space
 
 # VGG19_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
@@ -46,7 +45,7 @@ class VGG19Features(nn.Module):
         self.features = nn.Sequential(*layers[:-1])  # (index 35, the last ReLU, left out)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
-        tensors = _torchvision_weights() if weights is None else checkpoint.load(weights)
+        tensors = checkpoint.load(_downloaded() if weights is None else weights)
         wanted = self.features.state_dict()
         tensors = {k: tensors[f"features.{k}"] for k in wanted if f"features.{k}" in tensors}
         try:
@@ -59,30 +58,25 @@ class VGG19Features(nn.Module):
         return self.features((image - self.mean) / self.std)
 
 
-def cached_weights() -> Path | None:
-    """Return where torchvision's VGG19 weights lie on this machine; None: not downloaded yet."""
-    path = _place()
-    return path if path.exists() else None
-
-
-def _place() -> Path:
-    """Return where torch.hub, too, keeps them."""
+def weights_path() -> Path:
+    """Return where torchvision's VGG19 weights lie or will lie, as with torch.hub."""
     return Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
 
 
-def _torchvision_weights() -> dict[str, torch.Tensor]:
-    path = _place()
-    if not path.exists():
-        try:
-            with locked_if_possible(path, "downloads VGG19's weights"):
-                if not path.exists():
-                    require_free_space(path.parent, _MOST_BYTES, "for VGG19's weights")
-                    download(URL, path, _SHA256, _MOST_BYTES, _PAUSE, kind="sha256")
-        except (*NETWORK_ERRORS, OSError) as error:
-            raise ConnectionError(
-                f"VGG19's weights for the perceptual loss cannot be downloaded ({plain(error)}). "
-                f"Fetch {URL} by hand into {path.parent}, name a local copy (vgg_weights=..., "
-                "--vgg-weights ...), or train without the perceptual loss (perceptual_weight=0, "
-                "--perceptual-weight 0)"
-            ) from error
-    return checkpoint.load(path)
+def _downloaded() -> Path:
+    path = weights_path()
+    if path.exists():
+        return path
+    try:
+        with locked(path, "downloads VGG19's weights"):
+            if not path.exists():
+                require_free_space(path.parent, _MOST_BYTES, "for VGG19's weights")
+                download(URL, path, _SHA256, _MOST_BYTES, _PAUSE, kind="sha256")
+    except (*NETWORK_ERRORS, OSError) as error:
+        raise ConnectionError(
+            f"VGG19's weights for the perceptual loss cannot be downloaded ({one_line(error)}). "
+            f"Fetch {URL} by hand into {path.parent}, name a local copy (vgg_weights=..., "
+            "--vgg-weights ...), or train without the perceptual loss (perceptual_weight=0, "
+            "--perceptual-weight 0)"
+        ) from error
+    return path

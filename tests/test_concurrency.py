@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from common import div2k, files
-from common.data.photos import list_images, read_image, write_image
+from common.data.pairs import list_images
+from common.data.photos import read_image, write_image
 from common.data.pixel_store import PixelStore
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.upscale import upscale
@@ -33,7 +34,8 @@ BUILD = """
 import os, sys, time
 from pathlib import Path
 from common.data import pixel_store
-from common.data.photos import list_images, read_image
+from common.data.pairs import list_images
+from common.data.photos import read_image
 
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 

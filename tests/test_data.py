@@ -19,11 +19,10 @@ import torch
 
 from common.data import pixel_store
 from common.data.crops import PairedCrops, batches, to_device
-from common.data.cuts import fits
-from common.data.photos import list_images, list_pairs, read_image, write_image
+from common.data.pairs import list_images, list_pairs
+from common.data.photos import read_image, write_image
 from common.data.pixel_store import PixelStore
 from common.files import written_whole
-from CycleGAN.dataset import UnpairedPhotos
 
 
 @pytest.fixture
@@ -119,7 +118,7 @@ def test_interrupted_build_leaves_no_store(photos, monkeypatch):
     assert _beside(photos) == ["hr"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"PIXELS01" + b"\xff" * 40, None])
+@pytest.mark.parametrize("damage", [b"", b"PIXELS02" + b"\xff" * 40, None])
 def test_damaged_store_is_built_anew(photos, damage):
     paths = list_images(photos)
     file = PixelStore(paths, 0).file
@@ -148,7 +147,7 @@ def test_store_is_left_out_with_a_note_when_the_disk_is_too_small(photos, monkey
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_workers_end_with_a_killed_parent(tmp_path):
     code = (
-        "import os, sys, time; from common.data.pixel_store import in_processes\n"
+        "import os, sys, time; from common.data.workers import in_processes\n"
         "def job(i): open(f'{sys.argv[1]}/{os.getpid()}', 'w').close(); time.sleep(100)\n"
         "if __name__ == '__main__': list(in_processes(job, [1, 2], 2))\n"
     )
@@ -254,7 +253,7 @@ def test_closed_batches_leave_no_worker(crops):
 
 def test_program_that_leaves_its_batches_open_ends_all_the_same(dataset):
     code = (
-        "import sys; from common.data.photos import list_pairs\n"
+        "import sys; from common.data.pairs import list_pairs\n"
         "from common.data.crops import PairedCrops, batches\n"
         "if __name__ == '__main__':\n"
         "    stream = batches(PairedCrops(list_pairs(*sys.argv[1:]), 32, 0), 0, 5, 2, 2)\n"
@@ -318,29 +317,3 @@ def test_file_is_written_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert target.read_text() == "first"
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
-
-
-@pytest.mark.parametrize("unpaired", [False, True])
-def test_photos_in_the_devices_memory_give_the_same_crops(dataset, unpaired):
-    if unpaired:
-        lr, hr = (list_images(folder) for folder in (dataset.lr, dataset.hr))
-        crops = UnpairedPhotos(lr, hr, 24, 96, seed=3, crop=True)
-    else:
-        crops = PairedCrops(list_pairs(dataset.lr, dataset.hr), 64, seed=3)
-    settings = {"first_step": 5, "steps_per_epoch": 4, "batch_size": 6, "workers": 0}
-    cpu = torch.device("cpu")
-    usual = batches(crops, **settings)
-    ours = batches(crops, **settings, device=cpu, on_device=True)
-    assert {cut.turns for cut in (crops.cut(1, k, 1) for k in range(30))} == {0, 1, 2, 3}
-    for _ in range(6):
-        for a, b in zip(next(usual), next(ours), strict=True):
-            assert a.dtype == b.dtype == torch.uint8 and torch.equal(a, b)
-
-
-def test_photos_are_kept_in_a_gpus_memory_where_they_fit(dataset, monkeypatch):
-    crops = PairedCrops(list_pairs(dataset.lr, dataset.hr), 64, seed=3)
-    n_bytes = sum(read_image(p).size for folder in dataset[:2] for p in folder.iterdir())
-    assert not fits(crops, torch.device("cpu"))
-    for free, expected in ((2 * n_bytes + 2, True), (2 * n_bytes - 2, False)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
-        assert fits(crops, torch.device("cuda")) == expected

@@ -1,6 +1,5 @@
 """DIV2K's download against a server on this machine, with archives of three small photos."""
 
-import gzip
 import hashlib
 import http.server
 import io
@@ -10,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -67,8 +65,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(data)}")
             return self.end_headers()
-        if isinstance(fault, tuple) and fault[0] == "shifted by":
-            start, fault = start + fault[1], None
         if isinstance(fault, tuple) and fault[0] == "leads to":
             self.send_response(302)
             self.send_header("Location", fault[1])
@@ -299,10 +295,9 @@ def test_attempts_that_made_progress_do_not_count(server, tmp_path):
     assert len(gets(server)) == 11
 
 
-@pytest.mark.parametrize("limit", ["ATTEMPTS", "MAX_CONNECTIONS"])
-def test_download_gives_up_in_the_end(server, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(downloading, limit, 4)
-    server.plan["GET", HR_ZIP] = itertools.repeat("drop" if limit == "ATTEMPTS" else "break")
+def test_download_gives_up_in_the_end(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading, "ATTEMPTS", 4)
+    server.plan["GET", HR_ZIP] = itertools.repeat("drop")
     with pytest.raises(ConnectionError, match=rf"{server.url}/{HR_ZIP}"):
         download(server, tmp_path)
     assert len(gets(server)) == 4
@@ -428,15 +423,6 @@ def test_server_that_never_says_the_length_is_enough(server, tmp_path):
     assert_complete(tmp_path, download(server, tmp_path))
 
 
-@pytest.mark.parametrize("length", ["-1", "many", "", "1e3", "9" * 5000, "\u0661"])
-def test_lengths_that_are_none_are_taken_for_unknown(server, tmp_path, length):
-    if not length.isascii():
-        length = length.encode().decode("latin-1")
-    for method in ("HEAD", "GET"):
-        server.plan[method, HR_ZIP] = iter([(("Content-Length", length),)])
-    assert_complete(tmp_path, download(server, tmp_path))
-
-
 def test_length_beyond_the_disk_is_refused(server, tmp_path):
     server.plan["HEAD", HR_ZIP] = iter([(("Content-Length", "9" * 18),)])
     with pytest.raises(OSError, match=f"GB are needed for {HR}, {LR}"):
@@ -444,57 +430,11 @@ def test_length_beyond_the_disk_is_refused(server, tmp_path):
     assert gets(server) == []
 
 
-def test_length_that_is_too_short_or_too_long(server, tmp_path):
-    for method in ("HEAD", "GET"):
-        server.plan[method, LR_ZIP] = itertools.repeat((("Content-Length", "100"),))
-        server.plan[method, HR_ZIP] = iter([(("Content-Length", "100000"),)])
-    with pytest.raises(OSError, match=f"{LR_ZIP} came twice with a wrong MD5"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP}  # whose end was found all the same
-
-
-@pytest.mark.parametrize("address", ["/{name}", "{url}/other/{name}"])
-def test_answers_that_lead_in_circles_are_left(server, tmp_path, address):
-    address = address.format(url=server.url, name=HR_ZIP)
-    other = address.removeprefix(server.url).lstrip("/")
-    server.files[other] = b"a"
-    for plan in itertools.product(("HEAD", "GET"), (HR_ZIP, other)):
-        server.plan[plan] = itertools.repeat(("leads to", address))
-    with pytest.raises(ConnectionError, match="redirect"):
-        download(server, tmp_path)
-    assert len(server.requests) < 12
-
-
-@pytest.mark.parametrize("address", ["file:///etc/passwd", "http://[", "data:,photo"])
-def test_answers_that_lead_to_this_machine_or_nowhere_are_refused(server, tmp_path, address):
-    server.plan["HEAD", HR_ZIP] = itertools.repeat(("leads to", address))
-    with pytest.raises(ConnectionError, match="cannot be downloaded"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == set() and gets(server) == []
-
-
 def test_page_in_place_of_the_archive_is_refused(server, tmp_path):
     server.files[HR_ZIP] = b"<html>Please sign in to this network</html>"
     with pytest.raises(OSError, match="came twice with a wrong MD5"):
         download(server, tmp_path)
     assert files_in(tmp_path) == set()
-
-
-def test_packed_answer_is_not_unpacked(server, tmp_path):
-    server.files[HR_ZIP] = packed = gzip.compress(bytes(10**7))
-    fault = (("Content-Encoding", "gzip"), ("Content-Length", str(len(packed))))
-    server.plan["GET", HR_ZIP] = itertools.repeat(fault)
-    with pytest.raises(OSError, match=hashlib.md5(packed).hexdigest()):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == set()
-
-
-@pytest.mark.parametrize("shift", [-10, 10])
-def test_another_range_than_was_asked_for_is_not_used(server, tmp_path, shift):
-    (tmp_path / f"{HR_ZIP}.part").write_bytes(server.files[HR_ZIP][:1000])
-    server.plan["GET", HR_ZIP] = iter([("shifted by", shift)])
-    assert_complete(tmp_path, download(server, tmp_path))
-    assert gets(server) == ["bytes=1000-", None]
 
 
 def test_what_a_server_says_cannot_steer_the_terminal(server, tmp_path):
@@ -622,106 +562,6 @@ def test_damaged_archive_placed_by_hand_is_reported_and_kept(server, tmp_path):
 # the archives
 
 
-def link(name):
-    member = zipfile.ZipInfo(name)
-    member.create_system = 3  # Unix
-    member.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return member
-
-
-@pytest.mark.parametrize(
-    "member",
-    [
-        "../0009.png",
-        f"{HR}/../../0009.png",
-        "/tmp/0009.png",
-        "C:/0009.png",
-        f"{HR}/C:0009.png",
-        f"{HR}\\..\\0009.png",
-        "elsewhere/0009.png",
-        "0009.png",
-        link(f"{HR}/0009.png"),
-        link(f"{HR}/elsewhere"),
-    ],
-    ids=lambda member: getattr(member, "filename", member),
-)
-def test_archive_with_a_member_that_leads_elsewhere_is_refused(server, tmp_path, member):
-    files = {f"{HR}/{name}": png(48, name) for name in HR_NAMES} | {member: b"/etc/passwd"}
-    publish(server, HR, zip_of(files))
-    root = tmp_path / "a" / "b" / "c"
-    with pytest.raises(OSError, match=rf"expected {HR}/\*\.png only"):
-        download(server, root)
-    assert files_in(tmp_path) == {root / HR_ZIP, root / LR_ZIP}
-
-
-def test_photos_that_swell_are_refused(server, tmp_path):
-    publish(server, HR, zip_of({f"{HR}/{name}": bytes(10**6) for name in HR_NAMES}))
-    with pytest.raises(OSError, match="swell to 3000000 bytes"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
-
-
-def test_bombs_within_the_archive_stay_packed(server, tmp_path):
-    """Archives in the archive are left out; a photo is as large as it was said to be at most."""
-    bomb = zip_of({"bomb": bytes(10**7)})
-    files = {f"{HR}/{name}": png(48, name) for name in HR_NAMES}
-    publish(server, HR, zip_of({**files, f"{HR}/0004.zip": bomb}))
-    assert_complete(tmp_path, download(server, tmp_path))
-
-
-def with_changed(data, name, **fields):
-    """Return an archive whose directory says other `fields` of the member `name`."""
-    buffer = io.BytesIO(data)
-    with zipfile.ZipFile(buffer, "a") as zipped:
-        member = zipped.getinfo(name)
-        for field, value in fields.items():
-            setattr(member, field, value)
-        zipped._didModify = True
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"file_size": 10},  # the photo unpacks to more
-        {"compress_size": 10},
-        {"flag_bits": 1},  # encrypted
-        {"compress_type": 97},
-        {"header_offset": 0},  # all photos lie in one place
-        {"filename": f"{HR}/0009.png", "orig_filename": f"{HR}/0009.png"},
-    ],
-    ids=lambda fields: "-".join(map(str, next(iter(fields.items())))),
-)
-def test_archive_whose_directory_lies_is_refused(server, tmp_path, fields):
-    data = with_changed(server.files[HR_ZIP], f"{HR}/{HR_NAMES[1]}", **fields)
-    publish(server, HR, data)
-    with pytest.raises(OSError, match=rf"{HR_ZIP} (cannot be unpacked|packs 0002\.png as)"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("name", [f"{HR}/0001.png", f"{HR}/deeper/0001.png"])
-def test_archive_that_holds_a_photo_twice_is_refused(server, tmp_path, name):
-    buffer = io.BytesIO(server.files[HR_ZIP])
-    with zipfile.ZipFile(buffer, "a") as zipped:
-        zipped.writestr(name, b"another photo")
-    publish(server, HR, buffer.getvalue())
-    with pytest.raises(OSError, match=r"holds 0001\.png twice"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
-
-
-def test_name_with_a_zero_byte_is_refused(server, tmp_path):
-    name = f"{HR}/0004.png"
-    data = zip_of({f"{HR}/{n}": png(48, n) for n in HR_NAMES} | {name: b"a"})
-    data = data.replace(name.encode(), name.encode()[:-4] + b"\0/..")
-    publish(server, HR, data)
-    with pytest.raises(OSError, match=rf"expected {HR}/\*\.png only"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
-
-
 @pytest.mark.parametrize("names", [HR_NAMES[:2], [*HR_NAMES, "0004.png"]])
 def test_archive_with_a_wrong_number_of_photos_is_refused(server, tmp_path, names):
     publish(server, HR, zip_of({f"{HR}/{name}": png(48, name) for name in names}))
@@ -736,21 +576,6 @@ def test_other_files_beside_the_photos_are_left_out(server, tmp_path):
         server, HR, zip_of({f"{HR}/": b"", **files, f"{HR}/Thumbs.db": b"", f"{HR}/._1.png": b""})
     )
     assert_complete(tmp_path, download(server, tmp_path))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "changed"])
-def test_archive_that_breaks_while_it_is_unpacked_leaves_nothing(server, tmp_path, damage):
-    data = bytearray(server.files[HR_ZIP])
-    if damage == "truncated":
-        del data[-100:]
-    else:
-        data[len(data) // 2] ^= 255
-    publish(server, HR, bytes(data))
-    with pytest.raises(
-        OSError, match=rf"{HR_ZIP} cannot be unpacked \(.*: delete it and run again"
-    ):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
 
 
 def test_half_unpacked_folder_that_a_killed_process_left_is_redone(server, tmp_path):

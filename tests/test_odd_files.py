@@ -21,7 +21,8 @@ from PIL import Image, ImageOps
 
 from common.data import pixel_store
 from common.data.crops import PairedCrops
-from common.data.photos import image_size, list_images, list_pairs, read_image, write_image
+from common.data.pairs import list_images, list_pairs
+from common.data.photos import image_size, read_image, write_image
 from common.data.pixel_store import PixelStore
 from common.measure.validation import Validation
 from CycleGAN.dataset import UnpairedPhotos

@@ -1,12 +1,18 @@
-"""Which folders a run reads: those that were named, those beside them, or DIV2K's."""
+"""Which photos a run reads: which folders, what is in them, and which LR and HR belong together."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-from common.data.photos import Pairs, list_pairs
+from common.data.photos import image_size
 from common.div2k import download_div2k
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"}
+
+Pairs = list[tuple[Path, Path]]  # LR and HR
 
 
 class Folders(NamedTuple):
@@ -14,6 +20,36 @@ class Folders(NamedTuple):
     hr: Path
     valid_lr: Path | None  # None: there are no validation folders
     valid_hr: Path | None
+
+
+def training_and_validation_pairs(
+    lr_folder: Path | None,
+    hr_folder: Path | None,
+    valid_lr_folder: Path | None,
+    valid_hr_folder: Path | None,
+    n_valid: int,
+) -> tuple[Pairs, Pairs]:
+    """Return (LR path, HR path) pairs to train on, and at most `n_valid` that are held out.
+
+    Folders that are None are found by `choose_folders`; where it finds none for validation, the
+    last tenth of the photos is held out.
+
+    Raises:
+        ValueError: one folder of a pair is missing, or LR and HR do not belong together.
+    """
+    folders = choose_folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
+    train = list_pairs(folders.lr, folders.hr)
+    if folders.valid_lr is not None:
+        return train, list_pairs(folders.valid_lr, folders.valid_hr)[:n_valid]
+    photos = sorted({hr for _, hr in train})
+    if len(photos) == 1:
+        print(f"{photos[0]} is the only photo: validation figures are of the training photo")
+        return train, train
+    n_valid = min(n_valid, max(1, len(photos) // 10))
+    print(f"no validation folders: the last {n_valid} of {len(photos)} photos are held out")
+    held_out = set(photos[-n_valid:])
+    valid = [pair for pair in train if pair[1] in held_out]
+    return [pair for pair in train if pair[1] not in held_out], valid
 
 
 def choose_folders(
@@ -47,36 +83,6 @@ def choose_folders(
     return Folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
 
 
-def training_and_validation_pairs(
-    lr_folder: Path | None,
-    hr_folder: Path | None,
-    valid_lr_folder: Path | None,
-    valid_hr_folder: Path | None,
-    n_valid: int,
-) -> tuple[Pairs, Pairs]:
-    """Return (LR path, HR path) pairs to train on, and at most `n_valid` that are held out.
-
-    Folders that are None are found by `choose_folders`; where it finds none for validation, the
-    last tenth of the photos is held out.
-
-    Raises:
-        ValueError: one folder of a pair is missing, or LR and HR do not belong together.
-    """
-    folders = choose_folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
-    train = list_pairs(folders.lr, folders.hr)
-    if folders.valid_lr is not None:
-        return train, list_pairs(folders.valid_lr, folders.valid_hr)[:n_valid]
-    photos = sorted({hr for _, hr in train})
-    if len(photos) == 1:
-        print(f"{photos[0]} is the only photo: validation figures are of the training photo")
-        return train, train
-    n_valid = min(n_valid, max(1, len(photos) // 10))
-    print(f"no validation folders: the last {n_valid} of {len(photos)} photos are held out")
-    held_out = set(photos[-n_valid:])
-    valid = [pair for pair in train if pair[1] in held_out]
-    return [pair for pair in train if pair[1] not in held_out], valid
-
-
 def _valid_beside(folder: Path) -> Path | None:
     """Return the folder whose path has `valid` where the last part with `train` has that."""
     parts = list(Path(folder).absolute().parts)
@@ -86,3 +92,83 @@ def _valid_beside(folder: Path) -> Path | None:
             beside = Path(*parts)
             return beside if beside.is_dir() else None
     return None
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Return what is named as an image in `folder` (not below it), in the order of the names.
+
+    All but folders and hidden files: links that lead nowhere are for the reader to name.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no images.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder")
+    paths = [Path(entry.path) for entry in os.scandir(folder) if entry.name[0] != "."]
+    paths = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    if not paths:
+        raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return paths
+
+
+def list_pairs(lr_folder: str | Path, hr_folder: str | Path, scale: int = 4) -> Pairs:
+    """Return what `pair_by_name` does, of photos whose sizes differ by `scale` exactly.
+
+    Raises:
+        ValueError: a photo has no partner (they are listed), or a pair's sizes do not fit (the
+            first is named).
+    """
+    pairs = pair_by_name(lr_folder, hr_folder, scale)
+    for lr_path, hr_path in pairs:
+        (h, w), (hr_h, hr_w) = image_size(lr_path), image_size(hr_path)
+        if (hr_h, hr_w) != (h * scale, w * scale):
+            swapped = " (are the two folders swapped?)" if (hr_h, hr_w) < (h, w) else ""
+            raise ValueError(
+                f"{lr_path} is {w}x{h} and {hr_path} is {hr_w}x{hr_h}, expected "
+                f"{w * scale}x{h * scale}, {scale} times the size{swapped}: "
+                "scripts/prepare_dataset.py makes pairs that fit"
+            )
+    return pairs
+
+
+def pair_by_name(lr_folder: str | Path, hr_folder: str | Path, scale: int = 4) -> Pairs:
+    """Return (LR, HR) paths paired by name: `0001x4.png` (or `0001.png`) belongs to `0001.png`.
+
+    Several LR photos of one HR photo (`0001x4w1.png`, ... of DIV2K's wild track) are so many pairs.
+
+    Raises:
+        ValueError: a photo has no partner; they are listed.
+    """
+    hr_list = list_images(hr_folder)
+    hr_paths = {scene_name(path, scale): path for path in hr_list}
+    hr_paths |= {path.stem: path for path in hr_list}
+    pairs, without_hr = [], []
+    for lr_path in list_images(lr_folder):
+        hr_path = hr_paths.get(scene_name(lr_path, scale), hr_paths.get(lr_path.stem))
+        pairs.append((lr_path, hr_path)) if hr_path else without_hr.append(lr_path.name)
+    without_lr = sorted({path.name for path in hr_list} - {hr.name for _, hr in pairs})
+    if without_hr or without_lr:
+        raise ValueError(
+            f"LR and HR photos do not pair up: {_first(without_hr)} in {lr_folder} without an HR "
+            f"photo, {_first(without_lr)} in {hr_folder} without an LR photo. An HR photo NAME.png "
+            f"belongs to NAMEx{scale}.png; scripts/prepare_dataset.py makes such folders"
+        )
+    return pairs
+
+
+def scene_name(path: Path, scale: int = 4) -> str:
+    """Return a photo's name without what marks it as LR or HR: `0001` for `0001x4.png`.
+
+    DIV2K's mild, difficult and wild tracks mark theirs `0001x4m.png`, `0001x4d.png`,
+    `0001x4w1.png`, of which there are several of one scene. Benchmark sets also come as
+    `img_001_SRF_4_LR.png` and `img_001_SRF_4_HR.png`, or `baby_LRBI_x4.png` and `baby_HR_x4.png`.
+    """
+    marks = rf"(x{scale}(m|d|w\d)?|_SRF_{scale}_(LR|HR)|_(LRBI|LRBD|LRDN|LR|HR)_x{scale})$"
+    return re.sub(marks, "", path.stem)
+
+
+def _first(names: list[str], n: int = 5) -> str:
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return f"{len(names)} ({', '.join(names[:n])}{more})" if names else "none"

@@ -25,7 +25,7 @@ SHOWN = ("active_units", "psnr_q", "std_high")  # printed after each epoch
 
 
 @torch.inference_mode()
-def latent_figures(
+def latent_diagnostics(
     model: nn.Module,
     recognition: nn.Module | None,
     lr: torch.Tensor,

@@ -18,7 +18,7 @@ def gaussian(mean: torch.Tensor, logvar: torch.Tensor) -> Gaussian:
     return mean.float(), logvar.float().clamp(-_LOGVAR_LIMIT, _LOGVAR_LIMIT)
 
 
-def seen_by_q(hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+def recognition_input(hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
     """Return what q(z|HR,LR) looks at: what HR has beyond bicubic, and LR, at LR's size.
 
     Args:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.data.crops import PairedCrops
-from common.data.photos import list_pairs, read_image, write_image
+from common.data.pairs import list_pairs
+from common.data.photos import read_image, write_image
 from common.data.resize import imresize
 from common.progress import progress_bar
 from scripts.builtin_photos import TRAIN

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from common.data.crops import Crop, photo_of_crop, take_crop, take_crops
+from common.data.crops import Crop, photo_of_crop, take_crops
 from common.data.pairs import Pairs, choose_folders, list_images, list_pairs, scene_name
 from common.data.photos import image_size, read_image
 from common.data.pixel_store import PixelStore
@@ -37,7 +37,8 @@ def unpaired_photos(
             measure on, or nothing is left to train on.
     """
     folders = choose_folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
-    lr, hr = _by_scene(folders.lr), _by_scene(folders.hr)
+    lr_folder, hr_folder, valid_lr_folder, valid_hr_folder = folders
+    lr, hr = _by_scene(lr_folder), _by_scene(hr_folder)
     both = sorted(lr.keys() & hr.keys())
     for scene in both:
         (h, w), (hr_h, hr_w) = image_size(lr[scene][0]), image_size(hr[scene][0])
@@ -46,11 +47,11 @@ def unpaired_photos(
                 f"{lr[scene][0]} is {w}x{h} and {hr[scene][0]} is {hr_w}x{hr_h}, expected the HR "
                 "photo to be the larger: are the two folders swapped?"
             )
-    if folders.valid_lr is not None:
-        valid = list_pairs(folders.valid_lr, folders.valid_hr)[:n_valid]
+    if valid_lr_folder is not None:
+        valid = list_pairs(valid_lr_folder, valid_hr_folder)[:n_valid]
     elif len(both) < 3:
         raise ValueError(
-            f"{folders.lr} and {folders.hr} share {len(both)} photos by name (NAMEx4.png, "
+            f"{lr_folder} and {hr_folder} share {len(both)} photos by name (NAMEx4.png, "
             "NAME.png), too few to hold some out for validation: name folders of paired photos "
             "(valid_lr_folder, valid_hr_folder); scripts/prepare_dataset.py makes them from any"
         )
@@ -65,7 +66,7 @@ def unpaired_photos(
         del hr[scene]
     if not (lr and hr):
         raise ValueError(
-            f"{folders.lr} and {folders.hr} hold only {', '.join(both)}: unpaired training needs "
+            f"{lr_folder} and {hr_folder} hold only {', '.join(both)}: unpaired training needs "
             "two photos or more"
         )
     return list(chain.from_iterable(lr.values())), list(chain.from_iterable(hr.values())), valid
@@ -137,10 +138,6 @@ class UnpairedPhotos(Dataset):
             turns = int(rng.integers(4))
         flip_rows, flip_columns = (int(flip) for flip in rng.integers(2, size=2))
         return Crop(photo, top, left, turns, flip_rows, flip_columns)
-
-    def image(self, epoch: int, k: int, domain: int) -> np.ndarray:
-        """Return image `k` of `epoch`, (size, size, 3) uint8."""
-        return take_crop(self, epoch, k, domain)
 
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the images `range` of an epoch: LR (N, 3, h, h) and HR (N, 3, H, H), uint8."""

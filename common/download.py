@@ -9,8 +9,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,22 +18,14 @@ from common.progress import progress_bar
 
 TIMEOUT = 20  # seconds without a byte after which a connection counts as broken
 ATTEMPTS = 6  # in a row that bring nothing new
+PAUSE = 2.0  # seconds before a failed attempt is repeated, doubled each time
 MAX_BYTES = 20 * 10**9  # of a file whose server does not say how long it is
-BLOCK = 1 << 18  # bytes
-NETWORK_ERRORS = (
-    urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException
-)  # fmt: skip
+NETWORK_ERRORS = (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError)
+NETWORK_ERRORS += (http.client.HTTPException,)
+_BLOCK = 1 << 18  # bytes
 
 
-def content_length(url: str) -> int:
-    """Return how many bytes `url` has, 0 when its server does not tell."""
-    with _open(url, method="HEAD") as response:
-        return int(response.headers.get("Content-Length") or 0)
-
-
-def download(
-    url: str, path: Path, digest: str, n_bytes: int, pause: float, kind: str = "md5"
-) -> None:
+def download(url: str, path: Path, digest: str, n_bytes: int, kind: str = "md5") -> None:
     """Download `url` to `path`, continuing the part that an interrupted run has left.
 
     A download with a wrong digest is repeated once from the first byte, then raises `OSError`.
@@ -41,12 +33,11 @@ def download(
     Args:
         digest: hexadecimal digits; of a `kind` such as "sha256" the first ones are enough.
         n_bytes: at most; 0: unknown.
-        pause: seconds before a failed attempt is repeated, doubled each time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
     for _ in range(2):
-        retry(partial(_download_rest, url, part, n_bytes), pause, partial(size_of, part))
+        _retry(lambda: _download_rest(url, part, n_bytes), part)
         if (found := digest_of(part, kind)).startswith(digest):
             part.replace(path)
             return
@@ -57,11 +48,58 @@ def download(
     )
 
 
+def length_of(url: str) -> int:
+    """Return how many bytes `url` has, 0 when its server does not tell."""
+    with _retry(lambda: _open(url, method="HEAD")) as response:
+        return int(response.headers.get("Content-Length") or 0)
+
+
+def part_of(path: Path) -> Path:
+    """Return where a file lies until all of it has arrived."""
+    return path.with_name(f"{path.name}.part")
+
+
+def size_of(path: Path | None) -> int:
+    """Return how many bytes the file at `path` has, 0 when there is none."""
+    return path.stat().st_size if path and path.exists() else 0
+
+
+def digest_of(path: Path, kind: str = "md5") -> str:
+    """Return the digest of the file at `path`, as hexadecimal digits."""
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file, _bar(f"check {path.name}", size_of(path)) as bar:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _retry(attempt: Callable[[], Any], part: Path | None = None) -> Any:
+    """Repeat `attempt` with growing pauses until it returns, and return what it returns.
+
+    Raises its network error at once for an answer such as 404, after a second attempt when nobody
+    answers at all, and after `ATTEMPTS` in a row in which `part` did not grow.
+    """
+    start = furthest = size_of(part)
+    failures = 0
+    while True:
+        try:
+            return attempt()
+        except NETWORK_ERRORS as error:
+            failures = 1 if size_of(part) > furthest else failures + 1
+            furthest = max(furthest, size_of(part))
+            status = getattr(error, "code", 0)
+            is_offline = isinstance(error, urllib.error.URLError) and not status
+            is_final = 0 < status < 500 and status not in (408, 429)
+            if is_final or failures >= (2 if is_offline and furthest == start else ATTEMPTS):
+                raise
+        time.sleep(PAUSE * 2 ** (failures - 1))
+
+
 def _download_rest(url: str, part: Path, n_bytes: int) -> None:
     """Append to `part` what it lacks of `url`; whether the two fit is left to the digest.
 
-    Raises one of `NETWORK_ERRORS` when the connection breaks, `OSError` when more than `n_bytes`
-    (0: unknown) come.
+    Raises one of `NETWORK_ERRORS` when the connection breaks, `OSError` when too much comes.
     """
     start = size_of(part)
     try:
@@ -73,7 +111,7 @@ def _download_rest(url: str, part: Path, n_bytes: int) -> None:
     start = start if response.status == 206 else 0  # 200: the server sends all of it again
     end, limit = start + (response.length or 0), n_bytes or MAX_BYTES
     with response, part.open("ab" if start else "wb") as file, _bar(part.stem, end, start) as bar:
-        while block := response.read1(BLOCK):
+        while block := response.read1(_BLOCK):
             if file.tell() + len(block) > limit:
                 file.truncate(0)
                 raise OSError(f"{url} continues after {limit} bytes, where it should end: gave up")
@@ -83,53 +121,10 @@ def _download_rest(url: str, part: Path, n_bytes: int) -> None:
             raise ConnectionError(f"{url} broke off after {file.tell()} of {end} bytes")
 
 
-def retry(attempt: Callable[[], int], pause: float, progress: Callable[[], int] = lambda: 0) -> int:
-    """Repeat `attempt` with growing pauses until it returns, and return what it returns.
-
-    Raises its network error at once for an answer such as 404, after a second attempt when nobody
-    answers at all, and after `ATTEMPTS` in a row in which `progress()` did not grow.
-    """
-    start = furthest = progress()
-    failures = 0
-    while True:
-        try:
-            return attempt()
-        except NETWORK_ERRORS as error:
-            failures = 1 if progress() > furthest else failures + 1
-            furthest = max(furthest, progress())
-            status = getattr(error, "code", 0)
-            is_offline = isinstance(error, urllib.error.URLError) and not status
-            is_final = 0 < status < 500 and status not in (408, 429)
-            if is_final or failures >= (2 if is_offline and furthest == start else ATTEMPTS):
-                raise
-        time.sleep(pause * 2 ** (failures - 1))
-
-
 def _open(url: str, headers: dict | None = None, method: str = "GET") -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers=headers or {}, method=method)
     return urllib.request.urlopen(request, timeout=TIMEOUT)
 
 
-def size_of(path: Path) -> int:
-    """Return how many bytes the file at `path` has, 0 when there is none."""
-    return path.stat().st_size if path.exists() else 0
-
-
-def part_of(path: Path) -> Path:
-    """Return where a file lies until all of it has arrived."""
-    return path.with_name(f"{path.name}.part")
-
-
-def digest_of(path: Path, kind: str = "md5") -> str:
-    """Return the digest of the file at `path`, as hexadecimal digits."""
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file, _bar(f"check {path.name}", size_of(path)) as bar:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
 def _bar(label: str, total: int, initial: int = 0) -> tqdm:
-    """Return a progress bar in bytes, `total` 0 when it is not known."""
     return progress_bar(desc=label, total=total or None, initial=initial, unit="B", unit_scale=True)

@@ -15,7 +15,6 @@ from common.files import locked, one_line, require_free_space
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _SHA256 = "dcbb9e9d"  # its first digits, as torch.hub checks them
 _MOST_BYTES = 600_000_000
-_PAUSE = 2.0  # seconds before a failed attempt is repeated, doubled each time
 _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)
 
 
@@ -71,7 +70,7 @@ def _downloaded() -> Path:
         with locked(path, "downloads VGG19's weights"):
             if not path.exists():
                 require_free_space(path.parent, _MOST_BYTES, "for VGG19's weights")
-                download(URL, path, _SHA256, _MOST_BYTES, _PAUSE, kind="sha256")
+                download(URL, path, _SHA256, _MOST_BYTES, kind="sha256")
     except (*NETWORK_ERRORS, OSError) as error:
         raise ConnectionError(
             f"VGG19's weights for the perceptual loss cannot be downloaded ({one_line(error)}). "

@@ -137,7 +137,7 @@ def test_gradient_of_the_features_reaches_the_image(vgg_file):
 def test_missing_vgg_weights_offline_name_the_ways_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(vgg, "URL", "http://127.0.0.1:9/vgg19.pth")
-    monkeypatch.setattr(vgg, "_PAUSE", 0)
+    monkeypatch.setattr("common.download.PAUSE", 0)
     with pytest.raises(ConnectionError, match=r"by hand into .*vgg_weights=.*perceptual_weight=0"):
         VGG19Features()
 

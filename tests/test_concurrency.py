@@ -54,9 +54,10 @@ pixel_store.PixelStore(list_images(folder), 0)[0]
 
 DOWNLOAD = """
 import json, sys
-from common import div2k
+from common import div2k, download
+download.PAUSE = 0.01
 div2k.ARCHIVES = json.loads(sys.argv[1])
-div2k.download_div2k(sys.argv[2], base_url=sys.argv[3], pause=0.01)
+div2k.download_div2k(sys.argv[2], base_url=sys.argv[3])
 """
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from common.data import pixel_store
-from common.data.crops import PairedCrops, batches, to_device
+from common.data.crops import PairedCrops, batches, take_crop, to_device
 from common.data.pairs import list_images, list_pairs
 from common.data.photos import read_image, write_image
 from common.data.pixel_store import PixelStore
@@ -179,6 +179,10 @@ def test_store_can_be_sent_to_another_process(photos):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store))[2], before)
 
 
+def crop_pair(crops: PairedCrops, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return take_crop(crops, epoch, k, 0), take_crop(crops, epoch, k, 1)
+
+
 @pytest.fixture
 def crops(dataset):
     return PairedCrops(list_pairs(dataset.lr, dataset.hr), patch_size=32, seed=3)
@@ -198,7 +202,7 @@ def coordinates(tmp_path):
 
 def test_lr_and_hr_crops_are_of_the_same_place_turned_alike(coordinates):
     for k in range(300):
-        lr, hr = (crop.astype(int) for crop in coordinates.crop(0, k))
+        lr, hr = (crop.astype(int) for crop in crop_pair(coordinates, 0, k))
         assert lr.shape == (4, 4, 3) and hr.shape == (16, 16, 3)
         assert len(np.unique(hr[..., 2])) == 1
         # Each LR pixel is the top left one of its 4x4 HR pixels, before they were turned.
@@ -207,7 +211,7 @@ def test_lr_and_hr_crops_are_of_the_same_place_turned_alike(coordinates):
 
 
 def test_all_flips_turns_and_places_occur(coordinates):
-    crops = [coordinates.crop(1, k)[1].astype(int) for k in range(600)]
+    crops = [crop_pair(coordinates, 1, k)[1].astype(int) for k in range(600)]
     steps = Counter((tuple(c[1, 0] - c[0, 0]), tuple(c[0, 1] - c[0, 0])) for c in crops)
     assert len(steps) == 8 and min(steps.values()) > 40
     tops = {n: {c[..., 0].min() for c in crops if c[0, 0, 2] == n} for n in range(3)}
@@ -216,19 +220,19 @@ def test_all_flips_turns_and_places_occur(coordinates):
 
 def test_crop_depends_on_seed_epoch_and_number_alone(crops, dataset):
     again = PairedCrops(list_pairs(dataset.lr, dataset.hr), patch_size=32, seed=3)
-    _ = [again.crop(5, k) for k in (9, 2, 77)]  # what was drawn before does not matter
+    _ = [crop_pair(again, 5, k) for k in (9, 2, 77)]  # what was drawn before does not matter
     for epoch, k in [(0, 0), (0, 1), (4, 123)]:
-        for a, b in zip(crops.crop(epoch, k), again.crop(epoch, k), strict=True):
+        for a, b in zip(crop_pair(crops, epoch, k), crop_pair(again, epoch, k), strict=True):
             np.testing.assert_array_equal(a, b)
     other = PairedCrops(list_pairs(dataset.lr, dataset.hr), patch_size=32, seed=4)
-    same = [np.array_equal(crops.crop(0, k)[1], other.crop(0, k)[1]) for k in range(10)]
+    same = [np.array_equal(crop_pair(crops, 0, k)[1], crop_pair(other, 0, k)[1]) for k in range(10)]
     assert not any(same)
-    same = [np.array_equal(crops.crop(0, k)[1], crops.crop(1, k)[1]) for k in range(10)]
+    same = [np.array_equal(crop_pair(crops, 0, k)[1], crop_pair(crops, 1, k)[1]) for k in range(10)]
     assert not any(same)
 
 
 def test_every_photo_is_used_once_before_any_is_used_again(coordinates):
-    order = [int(coordinates.crop(2, k)[1][0, 0, 2]) for k in range(15)]
+    order = [int(crop_pair(coordinates, 2, k)[1][0, 0, 2]) for k in range(15)]
     for i in range(0, 15, 3):
         assert sorted(order[i : i + 3]) == [0, 1, 2]
     assert len({tuple(order[i : i + 3]) for i in range(0, 15, 3)}) > 1
@@ -276,7 +280,7 @@ def test_batches_can_be_entered_at_any_step(crops):
     expected = first_batches(crops, 0, n=8)
     for a, b in zip(expected[5:], first_batches(crops, 0, first_step=5, n=3), strict=True):
         assert torch.equal(a, b)
-    hr = torch.from_numpy(crops.crop(1, 2 * 4 + 1)[1].copy()).permute(2, 0, 1)
+    hr = torch.from_numpy(crop_pair(crops, 1, 2 * 4 + 1)[1].copy()).permute(2, 0, 1)
     assert torch.equal(expected[5][1], hr)  # step 5 is step 2 of epoch 1
 
 
@@ -294,10 +298,10 @@ def test_several_lr_photos_may_share_an_hr_photo(dataset, tmp_path):
             lr.mkdir(exist_ok=True)
             shutil.copy(path, lr / f"{path.stem}w{w}.png")
     crops = PairedCrops(list_pairs(lr, hr), patch_size=32, seed=0)
-    assert len(crops) == 20 and crops.crop(0, 7)[1].shape == (32, 32, 3)
-    sizes = dict(zip(crops.hr_store.paths, crops.hr_store.sizes, strict=True))
+    assert len(crops) == 20 and crop_pair(crops, 0, 7)[1].shape == (32, 32, 3)
+    sizes = dict(zip(crops.photos[1].paths, crops.photos[1].sizes, strict=True))
     n_bytes = sum(h * w * 3 for h, w in sizes.values())
-    assert len(sizes) == 5 and crops.hr_store.file.stat().st_size < n_bytes + 10_000
+    assert len(sizes) == 5 and crops.photos[1].file.stat().st_size < n_bytes + 10_000
 
 
 def test_photo_smaller_than_a_crop_is_named(dataset):

@@ -192,7 +192,7 @@ def what_training_reads(
     lr_paths = [lr / f"{path.stem}x4.png" for path in paths]
 
     def paired() -> dict[str, Pixels]:
-        return of_store(PairedCrops(list_pairs(lr, hr), 16, 0).hr_store)
+        return of_store(PairedCrops(list_pairs(lr, hr), 16, 0).photos[1])
 
     def unpaired() -> dict[str, Pixels]:
         return of_store(UnpairedPhotos(lr_paths, paths, 4, 16, crop=True).photos[1])

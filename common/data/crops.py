@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common import processes
+from common.data.pairs import Pairs
 from common.data.pixel_store import PixelStore
 from common.data.workers import begin_loader_worker
 
@@ -58,56 +58,42 @@ class PairedCrops(Dataset):
     drawn before. An epoch goes through all photos in a random order, and again in another.
 
     Args:
-        pairs: (LR path, HR path), HR `scale` times the size of LR.
-        patch_size: of the HR crop in pixels, a multiple of `scale`.
+        pairs: (LR path, HR path), HR 4 times the size of LR.
+        patch_size: of the HR crop in pixels, a multiple of 4.
     Raises:
         ValueError: a photo is smaller than a crop; the message names it.
     """
 
-    def __init__(
-        self,
-        pairs: list[tuple[Path, Path]],
-        patch_size: int,
-        seed: int,
-        scale: int = 4,
-        n_processes: int | None = None,
-    ):
-        if patch_size % scale:
-            raise ValueError(f"patch_size is {patch_size}, expected a multiple of {scale}")
-        self.hr_store = PixelStore([hr for _, hr in pairs], n_processes, patch_size)
-        self.lr_store = PixelStore([lr for lr, _ in pairs], n_processes)
-        self.photos = self.lr_store, self.hr_store
-        self.sizes = patch_size // scale, patch_size
-        self.seed, self.scale = seed, scale
+    def __init__(self, pairs: Pairs, patch_size: int, seed: int):
+        if patch_size % 4:
+            raise ValueError(f"patch_size is {patch_size}, expected a multiple of 4")
+        hr_store = PixelStore([hr for _, hr in pairs], crop_size=patch_size)
+        self.photos = PixelStore([lr for lr, _ in pairs]), hr_store
+        self.sizes = patch_size // 4, patch_size
+        self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.lr_store)
+        return len(self.photos[0])
 
     def __str__(self) -> str:
         return f"{len(self)} photos"
 
     def choose_crop(self, epoch: int, k: int, domain: int) -> Crop:
-        """Return where crop `k` of `epoch` lies; `domain` is 0 for LR, 1 for HR."""
         rng = np.random.default_rng((self.seed, epoch, k))
         photo = photo_of_crop((self.seed, epoch), k, len(self))
-        h, w = self.lr_store.sizes[photo]
+        h, w = self.photos[0].sizes[photo]
         top, left = (int(rng.integers(n - self.sizes[0] + 1)) for n in (h, w))
         flip, turns = int(rng.integers(2)), int(rng.integers(4))
-        factor = self.scale if domain else 1
+        factor = 4 if domain else 1
         # Flipped first and then turned, which is to turn the other way first.
         return Crop(photo, top * factor, left * factor, -turns % 4 if flip else turns, 0, flip)
 
-    def crop(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return crop `k` of `epoch`: LR (h, w, 3) and HR (scale * h, scale * w, 3), uint8."""
-        return take_crop(self, epoch, k, 0), take_crop(self, epoch, k, 1)
-
     def names(self, epoch: int, ks: range) -> list[str]:
         """Return the names of the HR photos that crops `ks` of `epoch` are cut from."""
-        seeds = self.seed, epoch
-        return [self.hr_store.paths[photo_of_crop(seeds, k, len(self))].name for k in ks]
+        photos = (photo_of_crop((self.seed, epoch), k, len(self)) for k in ks)
+        return [self.photos[1].paths[photo].name for photo in photos]
 
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what `take_crops` does, of (epoch, numbers of its crops)."""
         return take_crops(self, *batch)
 
 

@@ -45,8 +45,7 @@ def remove_leftovers(folder: Path, path: Path | None = None, older_than: float =
 
     Args:
         path: the file that was to be written; None: any.
-        older_than: seconds since the last change; a younger file may still be written to. 0 where a
-            lock says that nobody does.
+        older_than: seconds; a younger file may still be written to, unless the caller has a lock.
     """
     name = r"\..+" if path is None else re.escape(_beginning(path.stem))
     suffix = "" if path is None else re.escape(path.suffix) + "$"

@@ -72,14 +72,10 @@ def choose_folders(
 
 
 def _valid_beside(folder: Path) -> Path | None:
-    """Return the folder whose path has `valid` where the last part with `train` has that."""
-    parts = list(Path(folder).absolute().parts)
-    for i in reversed(range(len(parts))):
-        if "train" in parts[i]:
-            parts[i] = parts[i].replace("train", "valid")
-            beside = Path(*parts)
-            return beside if beside.is_dir() else None
-    return None
+    """Return the folder with `valid` in its path for the last `train`, None where none exists."""
+    before, train, after = str(Path(folder).absolute()).rpartition("train")
+    beside = Path(f"{before}valid{after}")
+    return beside if train and beside.is_dir() else None
 
 
 def list_images(folder: str | Path) -> list[Path]:

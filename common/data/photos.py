@@ -94,11 +94,7 @@ def require_file(path: str | Path) -> None:
     """Raise `ValueError` unless `path` is a file: to open a pipe would wait for ever."""
     path = Path(path)
     if not path.is_file():
-        reason = "there is no such file"
-        if path.exists():
-            reason = "this is no file, but a folder, a pipe or a device"
-        elif path.is_symlink():
-            reason = "this link leads nowhere"
+        reason = "no file, but a folder or a pipe" if path.exists() else "there is no such file"
         raise ValueError(f"{path}: {reason}")
 
 

@@ -18,12 +18,9 @@ from filelock import FileLock, Timeout
 def written_whole(path: str | Path, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it to `path` when the block ends well.
 
-    The folder is made when missing. A reader sees the old file or the complete new one, also when
-    the process is killed or the disk fills up. The temporary file is removed if the block raises.
-
-    Args:
-        previous: where the old file is moved to, once the new one is safe. A process killed at that
-            moment leaves only `previous`.
+    A reader sees the old file or the complete new one, even if the process is killed or the disk
+    fills up. The old file is moved to `previous`, if that is given, once the new one is safe: a
+    process killed at that moment leaves only `previous`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,11 +38,9 @@ def written_whole(path: str | Path, previous: Path | None = None) -> Iterator[Pa
 
 
 def remove_leftovers(folder: Path, path: Path | None = None, older_than: float = 3600) -> None:
-    """Delete what `written_whole` left in `folder` when its process was killed.
+    """Delete what killed processes left of `path` (None: of any file) that they were writing.
 
-    Args:
-        path: the file that was to be written; None: any.
-        older_than: seconds; a younger file may still be written to, unless the caller has a lock.
+    A file younger than `older_than` seconds may still be written to, unless a lock forbids it.
     """
     name = r"\..+" if path is None else re.escape(_beginning(path.stem))
     suffix = "" if path is None else re.escape(path.suffix) + "$"
@@ -65,15 +60,9 @@ def _beginning(stem: str) -> str:
 def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterator[bool]:
     """Hold the lock of `path`, a file `.NAME.lock` beside it, while the block runs.
 
-    The system takes it back from a process that ends, however it ends: a lock is never stale.
-    Gives False, and no lock, where the file system has none.
-
-    Args:
-        wait_for: what the process does that may hold the lock: it is printed once, and this process
-            waits. None: it does not wait.
-        refusal: the message of the error, where it does not wait.
-    Raises:
-        BlockingIOError: another process holds the lock, and this one does not wait.
+    The system releases it when the process ends, however it ends. Gives False, and no lock, where
+    the file system has none. While another process holds the lock, this one prints what that does,
+    `wait_for`, and waits; with None it raises `BlockingIOError` with the message `refusal`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,45 +37,44 @@ class PixelStore:
         n_processes: how many decode; see `in_processes`.
         crop_size: pixels that each of `paths` has at least, each way.
     Raises:
-        ValueError: a photo of the folder cannot be read, or is smaller than a crop, which is found
-            before the photos are decoded; the message names it.
+        ValueError: a photo of the folder cannot be read, or is smaller than a crop; the message
+            names it. Small ones are found before the photos are decoded, which takes long.
     """
 
     def __init__(self, paths: list[Path], n_processes: int | None = None, crop_size: int = 1):
         folder = Path(paths[0]).parent.resolve()
         self.paths = [folder / Path(path).name for path in paths]
         self.file = folder.with_name(folder.name + ".pixels")
-        self._pixels: np.memmap | None = None
+        self._pixels: np.ndarray | None = None
         photos = list_images(folder)
-        found = _fingerprint(photos)
-        self._header = _read_header(self.file, found)
-        if self._header is None:
-            sizes = [image_size(path) for path in photos]
-        else:
-            sizes = json.loads(self._header)["sizes"]
+        stamps = [_stamp(path) for path in photos]
+        self._header = _read_header(self.file)
+        found = json.loads(self._header or "{}")
+        is_built = found.get("photos") == stamps
+        sizes = found["sizes"] if is_built else [image_size(path) for path in photos]
         starts = list(accumulate((h * w * 3 for h, w in sizes), initial=0))
-        places = {path.name: i for i, path in enumerate(photos)}
-        self.sizes = [tuple(sizes[places[path.name]]) for path in self.paths]
-        self._starts = [starts[places[path.name]] for path in self.paths]
+        places = {path: i for i, path in enumerate(photos)}
+        self.sizes = [tuple(sizes[places[path]]) for path in self.paths]
+        self._starts = [starts[places[path]] for path in self.paths]
         for path, (h, w) in zip(self.paths, self.sizes, strict=True):
             if min(h, w) < crop_size:
                 raise ValueError(
                     f"{path} is {w}x{h}, smaller than a crop of {crop_size}x{crop_size}: "
                     "lower patch_size (or lr_size and hr_size), or take the photo out"
                 )
-        if self._header is None:
-            header = json.dumps({"photos": found, "sizes": sizes}).encode()
+        if not is_built:
+            self._header = json.dumps({"photos": stamps, "sizes": sizes}).encode()
             try:
-                _build_once(self.file, photos, sizes, header, n_processes)
-                self._header = header
+                _build(self.file, self._header, photos, sizes, starts, n_processes)
             except OSError as error:
                 print(f"No pixel store for {folder}, photos are decoded each time: {error}")
+                self._header = b""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        if self._header is None:
+        if not self._header:
             return read_image(self.paths[i])
         if self._pixels is None:
             self._pixels = self._map()
@@ -83,9 +82,8 @@ class PixelStore:
         return self._pixels[start : start + h * w * 3].reshape(h, w, 3)
 
     def _map(self) -> np.ndarray:
-        """Map the file; raise `OSError` where it is not the one that this store was made of."""
-        content = np.memmap(self.file, mode="r")
-        end = 16 + len(self._header)
+        """Map the file's pixels; raise `OSError` where they are not those of this store."""
+        content, end = np.memmap(self.file, mode="r"), 16 + len(self._header)
         if content[16:end].tobytes() != self._header:
             raise OSError(
                 f"{self.file} was built anew while it was in use, so the photos beside it have "
@@ -97,67 +95,57 @@ class PixelStore:
         return self.__dict__ | {"_pixels": None}  # each process maps the file for itself
 
 
-def _fingerprint(paths: list[Path]) -> list[list]:
-    """Describe the photos so that a changed, added or removed one shows."""
-    fingerprint = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError as error:  # a link that leads nowhere, or it has vanished since
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-        fingerprint.append([path.name, stat.st_size, stat.st_mtime_ns])
-    return fingerprint
+def _stamp(path: Path) -> list:
+    """Describe a photo so that a changed one shows."""
+    try:
+        stat = path.stat()
+    except OSError as error:  # a link that leads nowhere, or it has vanished since
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
-def _read_header(file: Path, fingerprint: list) -> bytes | None:
-    """Return the header of a whole store of these photos; None where there is no such store."""
+def _read_header(file: Path) -> bytes:
+    """Return the header of a whole store, b"" where `file` is none."""
     try:
         n_bytes = file.stat().st_size
         with file.open("rb") as stream:
             magic, length = stream.read(8), int.from_bytes(stream.read(8), "little")
-            content = stream.read(min(length, n_bytes)) if magic == _MAGIC else b""
-        header = json.loads(content)
-        n_expected = 16 + length + sum(h * w * 3 for h, w in header["sizes"])
-        return content if header["photos"] == fingerprint and n_bytes == n_expected else None
+            header = stream.read(min(length, n_bytes)) if magic == _MAGIC else b""
+        n_expected = 16 + length + sum(h * w * 3 for h, w in json.loads(header)["sizes"])
+        return header if n_bytes == n_expected else b""
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # absent or damaged
-
-
-def _build_once(
-    file: Path, paths: list[Path], sizes: list, header: bytes, n_processes: int | None
-) -> None:
-    """Build the store unless another process does it, or has done it, at the same time."""
-    fingerprint = json.loads(header)["photos"]
-    with locked(file, f"decodes the photos of {paths[0].parent}") as is_locked:
-        remove_leftovers(file.parent, file, older_than=0 if is_locked else 3600)
-        if _read_header(file, fingerprint) is None:
-            _build(file, paths, sizes, header, n_processes)
+        return b""  # absent or damaged
 
 
 def _build(
-    file: Path, paths: list[Path], sizes: list, header: bytes, n_processes: int | None
+    file: Path,
+    header: bytes,
+    photos: list[Path],
+    sizes: list,
+    starts: list,
+    n_processes: int | None,
 ) -> None:
-    """Decode all photos into `file`, under a temporary name until it is complete."""
-    folder, offset = paths[0].parent, 16 + len(header)
-    n_bytes = offset + sum(h * w * 3 for h, w in sizes)
-    require_free_space(file.parent, n_bytes + 64 * 2**20, f"to decode the photos of {folder}")
-    with written_whole(file) as temporary:
-        with temporary.open("wb") as stream:
-            stream.write(_MAGIC + len(header).to_bytes(8, "little") + header)
-            stream.truncate(n_bytes)
-        jobs = []
-        for path, (h, w) in zip(paths, sizes, strict=True):
-            jobs.append((path, temporary, h, w, offset))
-            offset += h * w * 3
-        decoded = in_processes(_decode_into, jobs, n_processes)
-        for _ in progress_bar(
-            decoded, total=len(jobs), desc=f"decoding {folder.name}", unit="photo"
-        ):
-            pass
+    """Decode all photos into `file`, unless another process does so, or has done so, meanwhile."""
+    folder, start = photos[0].parent, 16 + len(header)
+    with locked(file, f"decodes the photos of {folder}") as is_locked:
+        remove_leftovers(file.parent, file, older_than=0 if is_locked else 3600)
+        if _read_header(file) == header:
+            return
+        n_bytes = start + starts[-1]
+        require_free_space(file.parent, n_bytes + 64 * 2**20, f"to decode the photos of {folder}")
+        with written_whole(file) as temporary:
+            with temporary.open("wb") as stream:
+                stream.write(_MAGIC + len(header).to_bytes(8, "little") + header)
+                stream.truncate(n_bytes)
+            rows = zip(photos, sizes, starts[:-1], strict=True)
+            jobs = [(path, size, temporary, start + offset) for path, size, offset in rows]
+            decoded = in_processes(_decode_into, jobs, n_processes)
+            label = f"decoding {folder.name}"
+            list(progress_bar(decoded, total=len(jobs), desc=label, unit="photo"))
 
 
-def _decode_into(job: tuple[Path, Path, int, int, int]) -> None:
-    path, file, h, w, offset = job
+def _decode_into(job: tuple[Path, tuple[int, int], Path, int]) -> None:
+    path, (h, w), file, offset = job
     image = read_image(path)
     if image.shape != (h, w, 3):
         raise ValueError(f"{path}: the header says {h}x{w}, the pixels are {image.shape[:2]}")

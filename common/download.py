@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.progress import progress_bar
 
 TIMEOUT = 20  # seconds without a byte after which a connection counts as broken
@@ -28,11 +26,9 @@ _BLOCK = 1 << 18  # bytes
 def download(url: str, path: Path, digest: str, n_bytes: int, kind: str = "md5") -> None:
     """Download `url` to `path`, continuing the part that an interrupted run has left.
 
-    A download with a wrong digest is repeated once from the first byte, then raises `OSError`.
-
-    Args:
-        digest: hexadecimal digits; of a `kind` such as "sha256" the first ones are enough.
-        n_bytes: at most; 0: unknown.
+    `digest` is in hexadecimal digits, the first ones are enough; `n_bytes` is the most there may
+    be, 0: unknown. With a wrong digest it is repeated once from the first byte, then raises
+    `OSError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
@@ -67,10 +63,9 @@ def size_of(path: Path | None) -> int:
 def digest_of(path: Path, kind: str = "md5") -> str:
     """Return the digest of the file at `path`, as hexadecimal digits."""
     digest = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file, _bar(f"check {path.name}", size_of(path)) as bar:
-        while block := file.read(_BLOCK):
+    with path.open("rb") as file:
+        for block in progress_bar(iter(lambda: file.read(_BLOCK), b""), desc=f"check {path.name}"):
             digest.update(block)
-            bar.update(len(block))
     return digest.hexdigest()
 
 
@@ -80,18 +75,18 @@ def _retry(attempt: Callable[[], Any], part: Path | None = None) -> Any:
     Raises its network error at once for an answer such as 404, after a second attempt when nobody
     answers at all, and after `ATTEMPTS` in a row in which `part` did not grow.
     """
-    start = furthest = size_of(part)
+    start = size = size_of(part)
     failures = 0
     while True:
         try:
             return attempt()
         except NETWORK_ERRORS as error:
-            failures = 1 if size_of(part) > furthest else failures + 1
-            furthest = max(furthest, size_of(part))
+            failures = 1 if size_of(part) > size else failures + 1
+            size = size_of(part)
             status = getattr(error, "code", 0)
-            is_offline = isinstance(error, urllib.error.URLError) and not status
+            is_offline = isinstance(error, urllib.error.URLError) and not status and size == start
             is_final = 0 < status < 500 and status not in (408, 429)
-            if is_final or failures >= (2 if is_offline and furthest == start else ATTEMPTS):
+            if is_final or failures >= (2 if is_offline else ATTEMPTS):
                 raise
         time.sleep(PAUSE * 2 ** (failures - 1))
 
@@ -110,7 +105,8 @@ def _download_rest(url: str, part: Path, n_bytes: int) -> None:
         raise
     start = start if response.status == 206 else 0  # 200: the server sends all of it again
     end, limit = start + (response.length or 0), n_bytes or MAX_BYTES
-    with response, part.open("ab" if start else "wb") as file, _bar(part.stem, end, start) as bar:
+    bar = progress_bar(desc=part.stem, total=end or None, initial=start, unit="B", unit_scale=True)
+    with response, bar, part.open("ab" if start else "wb") as file:
         while block := response.read1(_BLOCK):
             if file.tell() + len(block) > limit:
                 file.truncate(0)
@@ -124,7 +120,3 @@ def _download_rest(url: str, part: Path, n_bytes: int) -> None:
 def _open(url: str, headers: dict | None = None, method: str = "GET") -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers=headers or {}, method=method)
     return urllib.request.urlopen(request, timeout=TIMEOUT)
-
-
-def _bar(label: str, total: int, initial: int = 0) -> tqdm:
-    return progress_bar(desc=label, total=total or None, initial=initial, unit="B", unit_scale=True)

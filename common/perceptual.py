@@ -21,14 +21,9 @@ _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0,
 class VGG19Features(nn.Module):
     """conv5_4 of VGG19 before its ReLU: index 34 of torchvision's `vgg19().features`; frozen.
 
-    Takes RGB (N, 3, H, W) in [0, 1] and gives (N, 512, H / 16, W / 16).
-
-    Args:
-        weights: a file of torchvision's VGG19 weights; None: torchvision's own, which are
-            downloaded (548 MB) on first use.
-    Raises:
-        ConnectionError: they are not there and cannot be downloaded.
-        ValueError: the file holds something else.
+    Takes RGB (N, 3, H, W) in [0, 1] and gives (N, 512, H / 16, W / 16). `weights` is a file of
+    torchvision's VGG19 weights; None: they are downloaded (548 MB) on first use. Raises
+    `ConnectionError` when they cannot be, `ValueError` when the file holds something else.
     """
 
     def __init__(self, weights: str | Path | None = None):
@@ -36,17 +31,14 @@ class VGG19Features(nn.Module):
         layers: list[nn.Module] = []
         n_in = 3
         for n_out in _WIDTHS:
-            if n_out:
-                layers += [nn.Conv2d(n_in, n_out, 3, 1, 1), nn.ReLU(inplace=True)]
-                n_in = n_out
-            else:
-                layers.append(nn.MaxPool2d(2))
+            convolution = [nn.Conv2d(n_in, n_out or n_in, 3, 1, 1), nn.ReLU(inplace=True)]
+            layers += convolution if n_out else [nn.MaxPool2d(2)]
+            n_in = n_out or n_in
         self.features = nn.Sequential(*layers[:-1])  # (index 35, the last ReLU, left out)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         tensors = checkpoint.load(_downloaded() if weights is None else weights)
-        wanted = self.features.state_dict()
-        tensors = {k: tensors[f"features.{k}"] for k in wanted if f"features.{k}" in tensors}
+        tensors = {k[9:]: v for k, v in tensors.items() if str(k).startswith("features.")}
         try:
             self.features.load_state_dict(tensors)
         except RuntimeError as error:

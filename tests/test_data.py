@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from common.data.crops import PairedCrops, batches, take_crop, to_device
 from common.data.pairs import list_images, list_pairs
 from common.data.photos import read_image, write_image
 from common.data.pixel_store import PixelStore
+from common.data.workers import in_processes
 from common.files import written_whole
 
 
@@ -41,7 +43,7 @@ def test_folder_of_links_has_a_store_of_its_own(photos, tmp_path):
     for path in list_images(photos)[:2]:
         (tmp_path / "links" / path.name).symlink_to(path)
     paths = list_images(tmp_path / "links")
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     assert store.file == tmp_path.resolve() / "links.pixels"
     np.testing.assert_array_equal(store[1], read_image(paths[1]))
 
@@ -58,9 +60,11 @@ def count_decodes(monkeypatch) -> list:
 
 
 @pytest.mark.parametrize("n_processes", [0, 2])
-def test_store_holds_the_photos_pixels(photos, n_processes):
+def test_store_holds_the_photos_pixels(photos, n_processes, monkeypatch):
+    several = partial(in_processes, n_processes=n_processes)
+    monkeypatch.setattr(pixel_store, "in_processes", several)
     paths = list_images(photos)
-    store = PixelStore(paths, n_processes)
+    store = PixelStore(paths)
     assert store.file.exists() and len(store) == len(paths) == 5
     for i, path in enumerate(paths):
         np.testing.assert_array_equal(store[i], read_image(path))
@@ -71,16 +75,16 @@ def test_photos_are_decoded_once(photos, monkeypatch):
     decoded = count_decodes(monkeypatch)
     paths = list_images(photos)
     for _ in range(3):
-        store = PixelStore(paths, 0)
+        store = PixelStore(paths)
         _ = [store[i] for i in range(len(store))]
     assert len(decoded) == 5
 
 
 def test_some_photos_of_a_folder_use_the_folders_store(photos, monkeypatch):
     paths = list_images(photos)
-    PixelStore(paths, 0)
+    PixelStore(paths)
     decoded = count_decodes(monkeypatch)
-    store = PixelStore([paths[3], paths[1]], 0)
+    store = PixelStore([paths[3], paths[1]])
     np.testing.assert_array_equal(store[0], read_image(paths[3]))
     np.testing.assert_array_equal(store[1], read_image(paths[1]))
     assert decoded == []
@@ -89,7 +93,7 @@ def test_some_photos_of_a_folder_use_the_folders_store(photos, monkeypatch):
 @pytest.mark.parametrize("change", ["edit", "add", "remove", "touch"])
 def test_store_is_built_anew_when_the_folder_changed(photos, change):
     paths = list_images(photos)
-    PixelStore(paths, 0)
+    PixelStore(paths)
     if change == "edit":
         write_image(paths[2], np.full((96, 96, 3), 7, np.uint8))
     elif change == "add":
@@ -99,7 +103,7 @@ def test_store_is_built_anew_when_the_folder_changed(photos, change):
     else:
         os.utime(paths[1], ns=(1, 1))
     paths = list_images(photos)
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     for i, path in enumerate(paths):
         np.testing.assert_array_equal(store[i], read_image(path))
 
@@ -114,22 +118,22 @@ def test_interrupted_build_leaves_no_store(photos, monkeypatch):
 
     monkeypatch.setattr(pixel_store, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        PixelStore(paths, 0)
+        PixelStore(paths)
     assert _beside(photos) == ["hr"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PIXELS02" + b"\xff" * 40, None])
 def test_damaged_store_is_built_anew(photos, damage):
     paths = list_images(photos)
-    file = PixelStore(paths, 0).file
+    file = PixelStore(paths).file
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
-    np.testing.assert_array_equal(PixelStore(paths, 0)[4], read_image(paths[4]))
+    np.testing.assert_array_equal(PixelStore(paths)[4], read_image(paths[4]))
 
 
 def test_broken_photo_is_named_and_leaves_no_store(photos):
     (photos / "0002.png").write_bytes(b"no photo")
     with pytest.raises(ValueError, match=r"0002\.png: cannot be read"):
-        PixelStore(list_images(photos), 0)
+        PixelStore(list_images(photos))
     assert _beside(photos) == ["hr"]
 
 
@@ -137,7 +141,7 @@ def test_store_is_left_out_with_a_note_when_the_disk_is_too_small(photos, monkey
     usage = type(shutil.disk_usage(photos))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**6, 10**6, 1000))
     paths = list_images(photos)
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     assert "No pixel store" in (out := capsys.readouterr().out) and "0.0 GB free" in out
     assert not store.file.exists()
     np.testing.assert_array_equal(store[1], read_image(paths[1]))
@@ -174,7 +178,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 
 
 def test_store_can_be_sent_to_another_process(photos):
-    store = PixelStore(list_images(photos), 0)
+    store = PixelStore(list_images(photos))
     before = store[2].copy()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store))[2], before)
 

@@ -29,10 +29,10 @@ class Crop(NamedTuple):
 
 
 class CropSource(Protocol):
-    """LR and HR photos (domains 0 and 1), and which crops an epoch takes from them."""
+    """LR and HR photos, domains 0 and 1: `photos[domain][i]` (H, W, 3), and a crop's `sizes`."""
 
-    photos: tuple  # of each domain: photos[domain][i] is (H, W, 3) uint8
-    sizes: tuple[int, int]  # pixels of the squares of each domain
+    photos: tuple
+    sizes: tuple[int, int]
 
     def choose_crop(self, epoch: int, k: int, domain: int) -> Crop: ...
 
@@ -56,12 +56,8 @@ class PairedCrops(Dataset):
 
     Crop k of epoch e depends on (seed, e, k) alone: not on the number of workers, nor on what was
     drawn before. An epoch goes through all photos in a random order, and again in another.
-
-    Args:
-        pairs: (LR path, HR path), HR 4 times the size of LR.
-        patch_size: of the HR crop in pixels, a multiple of 4.
-    Raises:
-        ValueError: a photo is smaller than a crop; the message names it.
+    `patch_size` is that of HR in pixels, a multiple of 4. Raises `ValueError`, which names the
+    photo, when one is smaller.
     """
 
     def __init__(self, pairs: Pairs, patch_size: int, seed: int):
@@ -98,9 +94,9 @@ class PairedCrops(Dataset):
 
 
 def photo_of_crop(seeds: tuple[int, ...], k: int, n_photos: int) -> int:
-    """Return which photo crop `k` is cut from: every photo once, then in another order once more.
+    """Return which photo crop `k` is cut from: each once, then each once in another order, ...
 
-    `seeds` (0 or more each) decide the orders, with nothing else.
+    `seeds` (0 or more each) alone decide the orders.
     """
     pass_, place = divmod(k, n_photos)
     return int(_order((*seeds, pass_, 1), n_photos)[place])
@@ -120,13 +116,10 @@ def crops_of_step(step: int, batch_size: int) -> range:
 def batches(
     crops: Dataset, first_step: int, steps_per_epoch: int, batch_size: int, workers: int
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    """Yield `crops[epoch, range of numbers]` without end, from step `first_step` on.
+    """Yield `crops[epoch, range of numbers]` without end, from step `first_step` of the run on.
 
-    Closing the generator (`contextlib.closing`) ends the workers.
-
-    Args:
-        first_step: counted from the run's beginning: epoch * steps_per_epoch + step.
-        workers: processes that cut crops ahead; 0 cuts them when they are asked for.
+    `workers` processes cut crops ahead; with 0 they are cut when they are asked for. Closing the
+    generator (`contextlib.closing`) ends the workers.
     """
 
     def ranges() -> Iterator[tuple[int, range]]:

@@ -23,10 +23,7 @@ def training_and_validation_pairs(
     """Return (LR path, HR path) pairs to train on, and at most `n_valid` that are held out.
 
     Folders that are None are found by `choose_folders`; where it finds none for validation, the
-    last tenth of the photos is held out.
-
-    Raises:
-        ValueError: one folder of a pair is missing, or LR and HR do not belong together.
+    last tenth of the photos is held out. Raises `ValueError` as it and `list_pairs` do.
     """
     lr, hr, valid_lr, valid_hr = choose_folders(lr, hr, valid_lr, valid_hr)
     train = list_pairs(lr, hr)
@@ -50,10 +47,7 @@ def choose_folders(
 
     Without any: DIV2K's, downloaded on first use. With training folders alone: the validation
     folders are those beside them that have `valid` in place of `train` in their names (DIV2K's
-    layout), where there are such.
-
-    Raises:
-        ValueError: one folder of a pair is missing.
+    layout), where there are such. Raises `ValueError` when one folder of a pair is missing.
     """
     for a, b in ((lr, hr), (valid_lr, valid_hr)):
         if (a is None) != (b is None):
@@ -81,11 +75,8 @@ def _valid_beside(folder: Path) -> Path | None:
 def list_images(folder: str | Path) -> list[Path]:
     """Return what is named as an image in `folder` (not below it), in the order of the names.
 
-    All but folders and hidden files: links that lead nowhere are for the reader to name.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no images.
+    All but folders and hidden files; broken links, too, which reading then names. Raises
+    `FileNotFoundError` when there is no such folder, `ValueError` when it holds no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -98,11 +89,9 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def list_pairs(lr_folder: str | Path, hr_folder: str | Path) -> Pairs:
-    """Return what `pair_by_name` does, of photos of which HR is exactly 4 times the size of LR.
+    """Return what `pair_by_name` does, if each HR photo is 4 times the size of its LR photo.
 
-    Raises:
-        ValueError: a photo has no partner (they are listed), or a pair's sizes do not fit (the
-            first is named).
+    Raises `ValueError`, which names the first pair whose sizes do not fit.
     """
     pairs = pair_by_name(lr_folder, hr_folder)
     for lr_path, hr_path in pairs:
@@ -121,9 +110,7 @@ def pair_by_name(lr_folder: str | Path, hr_folder: str | Path) -> Pairs:
     """Return (LR, HR) paths paired by name: `0001x4.png` (or `0001.png`) belongs to `0001.png`.
 
     Several LR photos of one HR photo (`0001x4w1.png`, ... of DIV2K's wild track) are so many pairs.
-
-    Raises:
-        ValueError: a photo has no partner; they are listed.
+    Raises `ValueError`, which lists them, when photos have no partner.
     """
     hr_list = list_images(hr_folder)
     hr_paths = {scene_name(path): path for path in hr_list}

@@ -22,13 +22,8 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read a photo as RGB, turned upright by its EXIF orientation.
 
     Gray, palette, CMYK, 16-bit and float ([0, 1]) images are converted; transparent parts show
-    white; of an animation the first frame is taken.
-
-    Returns:
-        (H, W, 3) uint8.
-    Raises:
-        ValueError: the file is missing, no image, truncated, or of a kind that cannot be converted;
-            the message names it.
+    white; of an animation the first frame is taken. Returns (H, W, 3) uint8. Raises `ValueError`,
+    which names the file, when it is missing, no image, damaged, or cannot be converted.
     """
     with open_image(path) as image:
         image.load()
@@ -42,8 +37,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (height, width) as `read_image` would give them, from the file's header alone.
 
-    Raises:
-        ValueError: the file is no image, or too large; the message names it.
+    Raises `ValueError`, which names the file, when it is no image, or too large.
     """
     with open_image(path) as image:
         width, height = image.size
@@ -74,8 +68,7 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
 def open_image(path: str | Path) -> Iterator[Image.Image]:
     """Open an image with Pillow, its pixels not yet decoded.
 
-    Raises:
-        ValueError: whatever is wrong with it, here or in the block; the message names it.
+    Whatever is wrong with it, here or in the block, is a `ValueError` that names it.
     """
     require_file(path)
     try:

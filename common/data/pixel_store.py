@@ -30,18 +30,13 @@ class PixelStore:
 
     On first use of a folder the store is built beside it (`FOLDER.pixels`), by several processes;
     it is built anew when the photos changed. Where it cannot be (disk too small or not writable), a
-    note says so and photos are decoded each time.
+    note says so and photos are decoded each time. `paths` are all or some photos of the folder.
 
-    Args:
-        paths: photos of one folder, all or some of them, in any order; the store holds the folder.
-        n_processes: how many decode; see `in_processes`.
-        crop_size: pixels that each of `paths` has at least, each way.
-    Raises:
-        ValueError: a photo of the folder cannot be read, or is smaller than a crop; the message
-            names it. Small ones are found before the photos are decoded, which takes long.
+    Raises `ValueError`, which names the photo, when one of the folder cannot be read, or one of
+    `paths` is smaller than `crop_size` pixels, which is found before the long decoding.
     """
 
-    def __init__(self, paths: list[Path], n_processes: int | None = None, crop_size: int = 1):
+    def __init__(self, paths: list[Path], crop_size: int = 1):
         folder = Path(paths[0]).parent.resolve()
         self.paths = [folder / Path(path).name for path in paths]
         self.file = folder.with_name(folder.name + ".pixels")
@@ -65,7 +60,7 @@ class PixelStore:
         if not is_built:
             self._header = json.dumps({"photos": stamps, "sizes": sizes}).encode()
             try:
-                _build(self.file, self._header, photos, sizes, starts, n_processes)
+                _build(self.file, self._header, photos, sizes, starts)
             except OSError as error:
                 print(f"No pixel store for {folder}, photos are decoded each time: {error}")
                 self._header = b""
@@ -139,7 +134,7 @@ def _build(
                 stream.truncate(n_bytes)
             rows = zip(photos, sizes, starts[:-1], strict=True)
             jobs = [(path, size, temporary, start + offset) for path, size, offset in rows]
-            decoded = in_processes(_decode_into, jobs, n_processes)
+            decoded = in_processes(_decode_into, jobs)
             label = f"decoding {folder.name}"
             list(progress_bar(decoded, total=len(jobs), desc=label, unit="photo"))
 

@@ -18,12 +18,8 @@ def imresize(image: np.ndarray, factor: float) -> np.ndarray:
     """Resize 8-bit pixels with the values MATLAB's `imresize(image, factor, "bicubic")` gives.
 
     Bicubic with a = -0.5, antialiased when `factor` < 1; rows first, then columns, each rounded
-    half up to 8 bits; borders replicated (Keys 1981, "Cubic Convolution Interpolation").
-
-    Args:
-        image: (H, W, C) uint8, C 3 or more.
-    Returns:
-        (ceil(H * factor), ceil(W * factor), C) uint8.
+    half up to 8 bits; borders replicated (Keys 1981, "Cubic Convolution Interpolation"). Takes
+    (H, W, C) uint8, C 3 or more, and gives (ceil(H * factor), ceil(W * factor), C).
     """
     return _imresize(torch.tensor(image).double(), factor).byte().contiguous().numpy()
 
@@ -31,10 +27,7 @@ def imresize(image: np.ndarray, factor: float) -> np.ndarray:
 def imresize_batch(images: torch.Tensor, factor: float) -> torch.Tensor:
     """Resize float images as `imresize` does, rounding to 8 bits before, between and after.
 
-    Args:
-        images: (N, C, H, W) in [0, 1], on any device.
-    Returns:
-        (N, C, ceil(H * factor), ceil(W * factor)), float64 in [0, 1].
+    (N, C, H, W) in [0, 1] -> (N, C, ceil(H * factor), ceil(W * factor)), float64 in [0, 1].
     """
     n, c = images.shape[:2]
     pixels = (images.double() * 255).round().clamp(0, 255)
@@ -66,10 +59,8 @@ def _resize_rows(pixels: torch.Tensor, factor: float) -> torch.Tensor:
 def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
     """Resize float images as `imresize` does, without its rounding; gradients pass.
 
-    Args:
-        images: (N, C, H, W); H and W multiples of 1/factor where it reduces.
-    Returns:
-        (N, C, H * factor, W * factor), float32 or more, not clamped: bicubic overshoots at edges.
+    (N, C, H, W) -> (N, C, H * factor, W * factor), float32 or more, not clamped: bicubic overshoots
+    at edges. H and W are multiples of 1/factor where it reduces.
     """
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     images = functional.pad(images, (_BORDER,) * 4, mode="replicate")

@@ -16,12 +16,9 @@ import torch
 def in_processes(function: Callable, jobs: list, n_processes: int | None = None) -> Iterator[Any]:
     """Yield `function(job)` of each job, in order, computed by several processes.
 
-    They start as the workers of torch's `DataLoader` do: a script that calls this (or trains) does
-    so below `if __name__ == "__main__":`, which Windows, macOS and Python 3.14 need.
-
-    Args:
-        n_processes: None: as many as there are processors (few jobs are done in this process, where
-            starting others would take longer); 0: none beside this one.
+    As many as there are processors where `n_processes` is None (for few jobs none, as starting them
+    takes longer); 0: none beside this one. A script that calls this (or trains) does so below
+    `if __name__ == "__main__":`, which Windows, macOS and Python 3.14 need.
     """
     if n_processes is None:
         n_processes = 0 if len(jobs) < 16 else min(len(jobs), os.cpu_count() or 1, 16)
@@ -40,8 +37,8 @@ def _begin_worker() -> None:
 def begin_loader_worker(worker: int) -> None:
     """Let a `DataLoader`'s worker end with the training process, and not before.
 
-    Ctrl-C and SIGTERM reach the whole group of processes, but the training process may still wait
-    for crops, to save after the step: five seconds are enough.
+    Ctrl-C and SIGTERM reach both, but the training process may still need crops to finish its step:
+    the worker gives it five seconds.
     """
     _begin_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

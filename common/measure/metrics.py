@@ -14,10 +14,7 @@ _PEAK = 255.0
 def luma(image: torch.Tensor) -> torch.Tensor:
     """Return Y of ITU-R BT.601 in MATLAB's range, as `rgb2ycbcr` does on 8-bit images.
 
-    Args:
-        image: (N, 3, H, W) in [0, 1]; rounded to 8 bits here.
-    Returns:
-        (N, 1, H, W) float64, whole numbers from 16 to 235.
+    (N, 3, H, W) in [0, 1], rounded to 8 bits -> (N, 1, H, W) float64, whole numbers, 16 to 235.
     """
     image = (image.double() * 255).round().clamp(0, 255)
     weights = image.new_tensor([65.481, 128.553, 24.966]) / 255
@@ -25,21 +22,15 @@ def luma(image: torch.Tensor) -> torch.Tensor:
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the peak signal-to-noise ratio in dB of each image, (N,).
-
-    Args:
-        a, b: (N, C, H, W), values from 0 to 255.
-    """
+    """Return the peak signal-to-noise ratio in dB of each image: (N, C, H, W), 0 to 255 -> (N,)."""
     return 10 * torch.log10(_PEAK**2 / (a - b).square().mean(dim=(1, 2, 3)))
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the structural similarity of each image (Wang et al. 2004), (N,), 1 for equal ones.
+    """Return the structural similarity of each image (Wang et al. 2004), 1 for equal ones.
 
-    11x11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03, valid region only.
-
-    Args:
-        a, b: (N, C, H, W), at least 11x11, values from 0 to 255.
+    11x11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03, valid region only: (N, C, H, W), 11x11 or
+    more, values from 0 to 255 -> (N,).
     """
     offset = torch.arange(11, dtype=a.dtype, device=a.device) - 5
     line = torch.exp(-offset.square() / (2 * 1.5**2))
@@ -66,11 +57,7 @@ def psnr_y(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
 
 
 def psnr_ssim_y(sr: torch.Tensor, hr: torch.Tensor) -> tuple[float, float]:
-    """Return (PSNR-Y in dB, SSIM-Y) of one image, borders shaved.
-
-    Args:
-        sr, hr: (1, 3, H, W) in [0, 1], at least 19x19.
-    """
+    """Return (PSNR-Y in dB, SSIM-Y) of one image (1, 3, H, W) in [0, 1], 19x19 or more."""
     if sr.shape != hr.shape:
         raise ValueError(f"SR is {tuple(sr.shape)} and HR is {tuple(hr.shape)}, expected the same")
     y_sr, y_hr = _inner_luma(sr), _inner_luma(hr)
@@ -84,12 +71,7 @@ def _inner_luma(image: torch.Tensor) -> torch.Tensor:
 def lr_psnr(sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
     """Return the PSNR (dB, RGB) of SR, scaled down as MATLAB's `imresize` does, against its LR.
 
-    Both in 8 bits, as files hold them.
-
-    Args:
-        sr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
-    Returns:
-        (N,)
+    Both in 8 bits, as files hold them: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1] -> (N,).
     """
     pixels = (lr.double() * 255).round().clamp(0, 255)
     return psnr(imresize_batch(sr, 1 / 4) * 255, pixels)

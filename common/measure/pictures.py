@@ -16,10 +16,7 @@ def enlarge(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def grid(rows: list[list[tuple[str, np.ndarray]]]) -> np.ndarray:
     """Lay out rows of (caption, picture) on white, each caption above its picture.
 
-    Args:
-        rows: captions of one line, "" for none; pictures (H, W, 3) uint8.
-    Returns:
-        (H, W, 3) uint8.
+    Captions are one line, "" for none; pictures and the result (H, W, 3) uint8.
     """
     font = ImageFont.load_default(size=15)
     lines = [_LINE if any(caption for caption, _ in row) else 0 for row in rows]

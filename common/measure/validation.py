@@ -35,10 +35,8 @@ class Photo(NamedTuple):
 class Validation:
     """Measures PSNR-Y and SSIM-Y on photos held in memory, and draws the same crops each time.
 
-    Args:
-        max_size: larger photos are cut to their central `max_size` HR pixels each way.
-    Raises:
-        ValueError: a photo is too small for SSIM; the message names it.
+    Larger photos are cut to their central `max_size` HR pixels each way. Raises `ValueError`, which
+    names the photo, when one is too small for SSIM.
     """
 
     def __init__(self, pairs: Pairs, max_size: int):
@@ -49,12 +47,8 @@ class Validation:
     def patches(self, n: int, size: int) -> list[torch.Tensor]:
         """Return `n` aligned patches, one from each photo by turns, the same each time.
 
-        Args:
-            size: of LR, in pixels.
-        Returns:
-            LR (n, 3, size, size) and HR (n, 3, 4 size, 4 size) in [0, 1].
-        Raises:
-            ValueError: a photo is smaller than a patch; the message names it.
+        LR (n, 3, size, size) and HR (n, 3, 4 size, 4 size) in [0, 1]. Raises `ValueError`, which
+        names the photo, when one is smaller.
         """
         rng = np.random.default_rng(0)
         pairs = []
@@ -81,9 +75,8 @@ class Validation:
     ) -> tuple[float, float]:
         """Return the mean PSNR-Y (dB) and SSIM-Y, and write `picture` (LR | bicubic | SR | HR).
 
-        Args:
-            upscale: LR (1, 3, h, w) in [0, 1] to SR (1, 3, 4h, 4w), on `device`.
-            samples: LR to further versions of SR (n, 1, 3, 4h, 4w), drawn beside SR.
+        `upscale` takes LR (1, 3, h, w) in [0, 1] on `device` to SR (1, 3, 4h, 4w), `samples` to
+        further versions (n, 1, 3, 4h, 4w), which are drawn beside SR.
         """
         scores, rows = [], []
         for photo in progress_bar(self.photos, desc="validating", leave=False, disable=None):

@@ -21,10 +21,7 @@ def gaussian(mean: torch.Tensor, logvar: torch.Tensor) -> Gaussian:
 def recognition_input(hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
     """Return the posterior's input: HR's detail beyond bicubic, and LR, both at LR's size.
 
-    Args:
-        hr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
-    Returns:
-        (N, 51, H, W)
+    (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1] -> (N, 51, H, W).
     """
     beyond = functional.pixel_unshuffle(hr - resize(lr, 4), 4)  # (N, 48, H, W)
     return torch.cat([_DETAIL_SCALE * beyond, lr], 1)
@@ -67,10 +64,7 @@ def sampling_noise(
     """Return temperature * N(0, 1) of (n, *shape) for `draw`; the same for the same `seed`.
 
     Drawn on the CPU, so that a seed means the same on every device; without a seed torch's own
-    random numbers are taken.
-
-    Raises:
-        ValueError: n is below 1, or temperature below 0.
+    random numbers are taken. Raises `ValueError` for n below 1 or temperature below 0.
     """
     if n < 1 or temperature < 0:
         raise ValueError(

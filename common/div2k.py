@@ -20,7 +20,7 @@ from typing import Literal
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.download import NETWORK_ERRORS, digest_of, download, length_of, part_of, size_of
+from common.download import NETWORK_ERRORS, digest_of, download, part_of
 from common.files import locked, one_line, require_free_space
 from common.progress import progress_bar
 
@@ -84,33 +84,27 @@ def download_div2k(
 
 
 def _fetch(root: Path, names: list[str], base_url: str) -> None:
-    """Download the archives `names`, unpack them and remove them."""
-    archives = {name: root / f"{name}.zip" for name in names}
-    urls = {}
-    for name, archive in archives.items():
-        if not archive.exists():
-            urls[name] = f"{base_url.rstrip('/')}/{name}.zip"
-        elif (found := digest_of(archive)) != ARCHIVES[name][0]:
+    """Download the archives `names`, unless they lie in `root`; unpack them and remove them."""
+    urls = {name: f"{base_url.rstrip('/')}/{name}.zip" for name in names}
+    for name in names:
+        archive, (md5, n_photos) = root / f"{name}.zip", ARCHIVES[name]
+        if archive.exists() and (found := digest_of(archive)) != md5:
             raise OSError(
-                f"{archive} has the MD5 {found}, expected {ARCHIVES[name][0]}: it is damaged or "
-                "incomplete, so replace it, or delete it and run again to download it anew"
+                f"{archive} has the MD5 {found}, expected {md5}: it is damaged or incomplete, so "
+                "replace it, or delete it and run again to download it anew"
             )
-    try:
-        lengths = {name: length_of(url) for name, url in urls.items()}
-        # Photos take as much space as their archive: PNGs do not get smaller in a zip.
-        n_bytes = sum(2 * lengths[name] - size_of(part_of(archives[name])) for name in urls)
-        n_bytes += sum(size_of(archive) for archive in archives.values())
-        require_free_space(root, n_bytes, f"for {', '.join(names)}")
-        for name, url in urls.items():
-            download(url, archives[name], ARCHIVES[name][0], lengths[name])
-    except NETWORK_ERRORS as error:
-        reason = one_line(f"{type(error).__name__}: {error}")
-        by_hand = "\n    ".join(urls[name] for name in urls if not archives[name].exists())
-        raise ConnectionError(WAYS_ON.format(error=reason, root=root, urls=by_hand)) from error
-    for name, archive in archives.items():
-        _unpack(archive, _folder(root, name), ARCHIVES[name][1])
+        try:
+            if not archive.exists():
+                download(urls[name], archive, md5, space=2)  # photos take as much as their archive
+        except NETWORK_ERRORS as error:
+            reason = one_line(f"{type(error).__name__}: {error}")
+            by_hand = [url for n, url in urls.items() if not (root / f"{n}.zip").exists()]
+            ways = WAYS_ON.format(error=reason, root=root, urls="\n    ".join(by_hand))
+            raise ConnectionError(ways) from error
+        _unpack(archive, _folder(root, name), n_photos)
         archive.unlink()
         part_of(archive).unlink(missing_ok=True)  # where the archive came by hand
+        del urls[name]
 
 
 def _unpack(archive: Path, folder: Path, n_photos: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.files import require_free_space
 from common.progress import progress_bar
 
 TIMEOUT = 20  # seconds without a byte after which a connection counts as broken
@@ -23,17 +24,20 @@ NETWORK_ERRORS += (http.client.HTTPException,)
 _BLOCK = 1 << 18  # bytes
 
 
-def download(url: str, path: Path, digest: str, n_bytes: int, kind: str = "md5") -> None:
+def download(url: str, path: Path, digest: str, kind: str = "md5", space: int = 1) -> None:
     """Download `url` to `path`, continuing the part that an interrupted run has left.
 
-    `digest` is in hexadecimal digits, the first ones are enough; `n_bytes` is the most there may
-    be, 0: unknown. With a wrong digest it is repeated once from the first byte, then raises
-    `OSError`.
+    `digest` is in hexadecimal digits, the first ones are enough. With a wrong one it is repeated
+    once from the first byte, then raises `OSError`; so it does before it begins when the disk has
+    less free than `space` times the file's size.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _retry(lambda: _open(url, method="HEAD")) as response:
+        n_bytes = int(response.headers.get("Content-Length") or 0)  # 0: the server does not tell
+    require_free_space(path.parent, space * n_bytes - _size_of(part), f"for {path.name}")
     for _ in range(2):
-        _retry(lambda: _download_rest(url, part, n_bytes), part)
+        _retry(lambda: _download_rest(url, part, n_bytes or MAX_BYTES), part)
         if (found := digest_of(part, kind)).startswith(digest):
             part.replace(path)
             return
@@ -44,20 +48,9 @@ def download(url: str, path: Path, digest: str, n_bytes: int, kind: str = "md5")
     )
 
 
-def length_of(url: str) -> int:
-    """Return how many bytes `url` has, 0 when its server does not tell."""
-    with _retry(lambda: _open(url, method="HEAD")) as response:
-        return int(response.headers.get("Content-Length") or 0)
-
-
 def part_of(path: Path) -> Path:
     """Return where a file lies until all of it has arrived."""
     return path.with_name(f"{path.name}.part")
-
-
-def size_of(path: Path | None) -> int:
-    """Return how many bytes the file at `path` has, 0 when there is none."""
-    return path.stat().st_size if path and path.exists() else 0
 
 
 def digest_of(path: Path, kind: str = "md5") -> str:
@@ -75,14 +68,14 @@ def _retry(attempt: Callable[[], Any], part: Path | None = None) -> Any:
     Raises its network error at once for an answer such as 404, after a second attempt when nobody
     answers at all, and after `ATTEMPTS` in a row in which `part` did not grow.
     """
-    start = size = size_of(part)
+    start = size = _size_of(part)
     failures = 0
     while True:
         try:
             return attempt()
         except NETWORK_ERRORS as error:
-            failures = 1 if size_of(part) > size else failures + 1
-            size = size_of(part)
+            failures = 1 if _size_of(part) > size else failures + 1
+            size = _size_of(part)
             status = getattr(error, "code", 0)
             is_offline = isinstance(error, urllib.error.URLError) and not status and size == start
             is_final = 0 < status < 500 and status not in (408, 429)
@@ -91,12 +84,12 @@ def _retry(attempt: Callable[[], Any], part: Path | None = None) -> Any:
         time.sleep(PAUSE * 2 ** (failures - 1))
 
 
-def _download_rest(url: str, part: Path, n_bytes: int) -> None:
+def _download_rest(url: str, part: Path, limit: int) -> None:
     """Append to `part` what it lacks of `url`; whether the two fit is left to the digest.
 
-    Raises one of `NETWORK_ERRORS` when the connection breaks, `OSError` when too much comes.
+    Raises one of `NETWORK_ERRORS` when the connection breaks, `OSError` beyond `limit` bytes.
     """
-    start = size_of(part)
+    start = _size_of(part)
     try:
         response = _open(url, {"Range": f"bytes={start}-"} if start else {})
     except urllib.error.HTTPError as error:
@@ -104,7 +97,7 @@ def _download_rest(url: str, part: Path, n_bytes: int) -> None:
             return
         raise
     start = start if response.status == 206 else 0  # 200: the server sends all of it again
-    end, limit = start + (response.length or 0), n_bytes or MAX_BYTES
+    end = start + (response.length or 0)
     bar = progress_bar(desc=part.stem, total=end or None, initial=start, unit="B", unit_scale=True)
     with response, bar, part.open("ab" if start else "wb") as file:
         while block := response.read1(_BLOCK):
@@ -115,6 +108,10 @@ def _download_rest(url: str, part: Path, n_bytes: int) -> None:
             bar.update(len(block))
         if file.tell() < end:
             raise ConnectionError(f"{url} broke off after {file.tell()} of {end} bytes")
+
+
+def _size_of(path: Path | None) -> int:
+    return path.stat().st_size if path and path.exists() else 0
 
 
 def _open(url: str, headers: dict | None = None, method: str = "GET") -> http.client.HTTPResponse:

@@ -9,12 +9,11 @@ from torch import nn
 
 from common import checkpoint
 from common.download import NETWORK_ERRORS, download
-from common.files import locked, one_line, require_free_space
+from common.files import locked, one_line
 
 # VGG19_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _SHA256 = "dcbb9e9d"  # its first digits, as torch.hub checks them
-_MOST_BYTES = 600_000_000
 _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)
 
 
@@ -61,8 +60,7 @@ def _downloaded() -> Path:
     try:
         with locked(path, "downloads VGG19's weights"):
             if not path.exists():
-                require_free_space(path.parent, _MOST_BYTES, "for VGG19's weights")
-                download(URL, path, _SHA256, _MOST_BYTES, kind="sha256")
+                download(URL, path, _SHA256, "sha256")
     except (*NETWORK_ERRORS, OSError) as error:
         raise ConnectionError(
             f"VGG19's weights for the perceptual loss cannot be downloaded ({one_line(error)}). "

@@ -377,10 +377,10 @@ def test_wrong_bytes_twice_are_an_error_with_both_md5s(server, tmp_path):
 
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_address_that_does_not_exist_fails_at_once(server, tmp_path, status):
-    server.plan["HEAD", LR_ZIP] = itertools.repeat(status)
+    server.plan["HEAD", HR_ZIP] = itertools.repeat(status)
     with pytest.raises(ConnectionError, match=str(status)):
         download(server, tmp_path)
-    assert server.requests == [("HEAD", HR_ZIP, None), ("HEAD", LR_ZIP, None)]
+    assert server.requests == [("HEAD", HR_ZIP, None)]
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -427,7 +427,7 @@ def test_server_that_never_says_the_length_is_enough(server, tmp_path):
 
 def test_length_beyond_the_disk_is_refused(server, tmp_path):
     server.plan["HEAD", HR_ZIP] = iter([(("Content-Length", "9" * 18),)])
-    with pytest.raises(OSError, match=f"GB are needed for {HR}, {LR}"):
+    with pytest.raises(OSError, match=f"GB are needed for {HR_ZIP}"):
         download(server, tmp_path)
     assert gets(server) == []
 
@@ -484,9 +484,9 @@ def free_space(monkeypatch):
 
 
 def test_disk_that_is_too_small_stops_before_the_download(server, tmp_path, free_space):
-    needed = 2 * sum(map(len, server.files.values()))
+    needed = 2 * len(server.files[HR_ZIP])
     free_space(needed - 1)
-    with pytest.raises(OSError, match=f"for {HR}, {LR}"):
+    with pytest.raises(OSError, match=f"for {HR_ZIP}"):
         download(server, tmp_path)
     assert gets(server) == gets(server, LR_ZIP) == []
     assert files_in(tmp_path) == set()
@@ -495,22 +495,21 @@ def test_disk_that_is_too_small_stops_before_the_download(server, tmp_path, free
 
 
 def test_bytes_that_lie_there_already_need_no_more_space(server, tmp_path, free_space):
-    (tmp_path / HR_ZIP).write_bytes(server.files[HR_ZIP])
-    (tmp_path / f"{LR_ZIP}.part").write_bytes(server.files[LR_ZIP][:500])
-    needed = len(server.files[HR_ZIP]) + 2 * len(server.files[LR_ZIP]) - 500
+    (tmp_path / f"{HR_ZIP}.part").write_bytes(server.files[HR_ZIP][:500])
+    needed = 2 * len(server.files[HR_ZIP]) - 500
     free_space(needed - 1)
-    with pytest.raises(OSError, match=f"for {HR}, {LR}"):
+    with pytest.raises(OSError, match=f"for {HR_ZIP}"):
         download(server, tmp_path)
     free_space(needed)
     assert_complete(tmp_path, download(server, tmp_path))
 
 
-def test_disk_that_is_too_small_to_unpack_leaves_the_archives(server, tmp_path, free_space):
-    server.plan["HEAD", HR_ZIP] = server.plan["HEAD", LR_ZIP] = itertools.repeat("no length")
+def test_disk_that_is_too_small_to_unpack_leaves_the_archive(server, tmp_path, free_space):
+    server.plan["HEAD", HR_ZIP] = itertools.repeat("no length")
     free_space(10)
     with pytest.raises(OSError, match=f"to unpack {HR_ZIP}"):
         download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
+    assert files_in(tmp_path) == {tmp_path / HR_ZIP}
 
 
 def test_full_disk_is_not_taken_for_a_broken_connection(server, tmp_path, monkeypatch):
@@ -555,11 +554,11 @@ def test_archive_placed_by_hand_is_used_beside_one_to_download(server, tmp_path)
 
 
 def test_damaged_archive_placed_by_hand_is_reported_and_kept(server, tmp_path):
-    (tmp_path / LR_ZIP).write_bytes(server.files[LR_ZIP][:-1])
-    with pytest.raises(OSError, match=f"{LR_ZIP} has the MD5 .*{div2k.ARCHIVES[LR][0]}.*replace"):
+    (tmp_path / HR_ZIP).write_bytes(server.files[HR_ZIP][:-1])
+    with pytest.raises(OSError, match=f"{HR_ZIP} has the MD5 .*{div2k.ARCHIVES[HR][0]}.*replace"):
         download(server, tmp_path)
     assert server.requests == []
-    assert (tmp_path / LR_ZIP).read_bytes() == server.files[LR_ZIP][:-1]
+    assert (tmp_path / HR_ZIP).read_bytes() == server.files[HR_ZIP][:-1]
 
 
 # the archives
@@ -570,7 +569,7 @@ def test_archive_with_a_wrong_number_of_photos_is_refused(server, tmp_path, name
     publish(server, HR, zip_of({f"{HR}/{name}": png(48, name) for name in names}))
     with pytest.raises(OSError, match=f"holds {len(names)} images, expected 3"):
         download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
+    assert files_in(tmp_path) == {tmp_path / HR_ZIP}
 
 
 def test_other_files_beside_the_photos_are_left_out(server, tmp_path):

@@ -112,14 +112,7 @@ def _read_header(file: Path) -> bytes:
         return b""  # absent or damaged
 
 
-def _build(
-    file: Path,
-    header: bytes,
-    photos: list[Path],
-    sizes: list,
-    starts: list,
-    n_processes: int | None,
-) -> None:
+def _build(file: Path, header: bytes, photos: list, sizes: list, starts: list) -> None:
     """Decode all photos into `file`, unless another process does so, or has done so, meanwhile."""
     folder, start = photos[0].parent, 16 + len(header)
     with locked(file, f"decodes the photos of {folder}") as is_locked:

@@ -39,13 +39,6 @@ ARCHIVES = {
     "DIV2K_train_LR_difficult": ("5a8f2b9e0c5f5ed0dac271c1293662f4", 800),
     "DIV2K_train_LR_wild": ("d00982366bffee7c4739ba7ff1316b3b", 3200),
 }
-TRACKS = {  # the LR archive of each
-    "bicubic": "DIV2K_{split}_LR_bicubic_X4",
-    "unknown": "DIV2K_{split}_LR_unknown_X4",
-    "mild": "DIV2K_{split}_LR_mild",
-    "difficult": "DIV2K_{split}_LR_difficult",
-    "wild": "DIV2K_{split}_LR_wild",
-}
 WAYS_ON = """DIV2K cannot be downloaded ({error}). You can
 - run again later: it continues with what has arrived;
 - download by hand, put what you get into {root} as it is, and run again:
@@ -72,15 +65,16 @@ def download_div2k(
     do not exist, `ConnectionError` when the download fails, `OSError` for a full disk, a damaged
     archive or a folder that is not what it should be.
     """
-    names = [f"DIV2K_{split}_HR", TRACKS.get(track, "").format(split=split)]
-    if names[1] not in ARCHIVES:
+    hr, lr = f"DIV2K_{split}_HR", f"DIV2K_{split}_LR_{track}"
+    lr = lr if lr in ARCHIVES else f"{lr}_X4"
+    if lr not in ARCHIVES:
         known = ", ".join(name for name in ARCHIVES if "_LR_" in name)
         raise ValueError(f"DIV2K has no split {split!r} of track {track!r}, there are: {known}")
     root = REPOSITORY / Path(root).expanduser()
-    if not all([_is_complete(root, name) for name in names]):
+    if not all([_is_complete(root, name) for name in (hr, lr)]):
         with locked(root / "DIV2K", f"downloads DIV2K to {root}"):
-            _fetch(root, [name for name in names if not _is_complete(root, name)], base_url)
-    return _folder(root, names[0]), _folder(root, names[1])
+            _fetch(root, [name for name in (hr, lr) if not _is_complete(root, name)], base_url)
+    return _folder(root, hr), _folder(root, lr)
 
 
 def _fetch(root: Path, names: list[str], base_url: str) -> None:

@@ -27,8 +27,8 @@ _BLOCK = 1 << 18  # bytes
 def download(url: str, path: Path, digest: str, kind: str = "md5", space: int = 1) -> None:
     """Download `url` to `path`, continuing the part that an interrupted run has left.
 
-    `digest` is in hexadecimal digits, the first ones are enough. With a wrong one it is repeated
-    once from the first byte, then raises `OSError`; so it does before it begins when the disk has
+    `digest` is in hexadecimal digits, the first ones are enough; with a wrong one the download is
+    repeated once. Raises `OSError` when it is wrong again, or before it begins when the disk has
     less free than `space` times the file's size.
     """
     part = part_of(path)

@@ -11,7 +11,7 @@ from common import checkpoint
 from common.download import NETWORK_ERRORS, download
 from common.files import locked, one_line
 
-# VGG19_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
+# VGG19_Weights.IMAGENET1K_V1.url; importing torchvision for it would take long.
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _SHA256 = "dcbb9e9d"  # its first digits, as torch.hub checks them
 _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)

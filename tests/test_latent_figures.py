@@ -52,7 +52,7 @@ def patches():
 
 def test_figures_of_a_z_that_carries_something(patches):
     lr, hr, strengths = patches
-    figures = latent_diagnostics(Toy(), Knowing(), lr, hr, n_samples=60)
+    figures = latent_diagnostics(Toy(), Knowing(), lr, hr, n=60)
     # KL(N(m, 0.1^2) || N(0, 1)) = -log 0.1 + (0.01 + m^2 - 1) / 2, and nothing of z[1].
     kl = math.log(10) + (0.01 + strengths.square().mean().item() - 1) / 2
     assert figures["kl"] == pytest.approx(kl, rel=0.02)

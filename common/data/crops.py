@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -33,8 +33,7 @@ class CropSource(Protocol):
 
     photos: tuple
     sizes: tuple[int, int]
-
-    def choose_crop(self, epoch: int, k: int, domain: int) -> Crop: ...
+    choose_crop: Callable[[int, int, int], Crop]  # of epoch, number and domain
 
 
 def take_crop(source: CropSource, epoch: int, k: int, domain: int) -> np.ndarray:
@@ -94,12 +93,9 @@ class PairedCrops(Dataset):
 
 
 def photo_of_crop(seeds: tuple[int, ...], k: int, n_photos: int) -> int:
-    """Return which photo crop `k` is cut from: each once, then each once in another order, ...
-
-    `seeds` (0 or more each) alone decide the orders.
-    """
-    pass_, place = divmod(k, n_photos)
-    return int(_order((*seeds, pass_, 1), n_photos)[place])
+    """Return which photo crop `k` is cut from: each once in an order that `seeds` decide, again."""
+    turn, place = divmod(k, n_photos)
+    return int(_order((*seeds, turn, 1), n_photos)[place])
 
 
 @functools.lru_cache(maxsize=8)
@@ -121,16 +117,11 @@ def batches(
     `workers` processes cut crops ahead; with 0 they are cut when they are asked for. Closing the
     generator (`contextlib.closing`) ends the workers.
     """
-
-    def ranges() -> Iterator[tuple[int, range]]:
-        for i in itertools.count(first_step):
-            epoch, step = divmod(i, steps_per_epoch)
-            yield epoch, crops_of_step(step, batch_size)
-
+    steps = (divmod(i, steps_per_epoch) for i in itertools.count(first_step))
     yield from DataLoader(
         crops,
         batch_size=None,
-        sampler=ranges(),
+        sampler=((epoch, crops_of_step(step, batch_size)) for epoch, step in steps),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=begin_loader_worker,

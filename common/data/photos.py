@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from PIL import Image, ImageOps
 from common.files import written_whole
 
 _ORIENTATION = 0x0112  # EXIF's tag
-_EXIF_TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # keywords of a PNG's text chunks
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -103,24 +101,17 @@ def orientation(image: Image.Image) -> int:
 def exif_of(image: Image.Image) -> Image.Exif:
     """Return an opened image's EXIF; of a PNG without decoding it, as Pillow would."""
     is_undecoded = image.format == "PNG" and image.fp is not None
-    if is_undecoded and not _has_late_exif(image.filename):
+    if is_undecoded and not _may_have_late_exif(image.filename):
         return Image.Image.getexif(image)
     return image.getexif()
 
 
-def _has_late_exif(path: str) -> bool:
-    """Tell whether EXIF or XMP stands behind a PNG's pixels, where Pillow finds it by decoding."""
-    is_behind = False
+def _may_have_late_exif(path: str) -> bool:
+    """Tell whether EXIF or XMP may stand behind a PNG's pixels, where Pillow must decode for it."""
     with Path(path).open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, name = struct.unpack(">L4s", head)
-            beginning = file.read(min(length, 30))
-            is_behind |= name == b"IDAT"
-            if is_behind and (name == b"eXIf" or beginning.partition(b"\0")[0] in _EXIF_TEXTS):
-                return True
-            file.seek(length - len(beginning) + 4, 1)  # and the checksum
-    return False
+        file.seek(max(0, file.seek(0, 2) - 2**16))
+        end = file.read()
+    return any(mark in end for mark in (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type exif"))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -67,11 +67,7 @@ class Validation:
 
     @torch.inference_mode()
     def measure(
-        self,
-        upscale: Upscale,
-        device: torch.device,
-        picture: Path,
-        samples: Upscale | None = None,
+        self, upscale: Upscale, device: torch.device, picture: Path, samples: Upscale | None = None
     ) -> tuple[float, float]:
         """Return the mean PSNR-Y (dB) and SSIM-Y, and write `picture` (LR | bicubic | SR | HR).
 
@@ -102,15 +98,11 @@ def sample_row(
     `place` (top, left) and `size` are in LR pixels.
     """
     top, left = place
-
-    def cut(pixels: np.ndarray) -> np.ndarray:
-        return pixels[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
-
-    hr = cut(photo.hr)
-    lr = enlarge(photo.lr[top : top + size, left : left + size], hr.shape[:2])
-    row = [(f"LR  {photo.name}", lr), ("bicubic", cut(photo.bicubic))]
-    row += [(name, cut(pixels)) for name, pixels in results.items()]
-    return [*row, ("HR", hr)]
+    large = {"bicubic": photo.bicubic, **results, "HR": photo.hr}
+    rows, columns = slice(4 * top, 4 * (top + size)), slice(4 * left, 4 * (left + size))
+    row = [(name, pixels[rows, columns]) for name, pixels in large.items()]
+    lr = photo.lr[top : top + size, left : left + size]
+    return [(f"LR  {photo.name}", enlarge(lr, row[-1][1].shape[:2])), *row]
 
 
 def _read_photo(lr_path: Path, hr_path: Path, max_size: int) -> Photo:

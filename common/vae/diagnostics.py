@@ -26,14 +26,9 @@ SHOWN = ("active_units", "psnr_q", "std_high")  # printed after each epoch
 
 @torch.inference_mode()
 def latent_diagnostics(
-    model: nn.Module,
-    recognition: nn.Module | None,
-    lr: torch.Tensor,
-    hr: torch.Tensor,
-    n_samples: int = 4,
-    seed: int = 0,
+    model: nn.Module, posterior: nn.Module | None, lr: torch.Tensor, hr: torch.Tensor, n: int = 4
 ) -> dict[str, float]:
-    """Return figures of a model on patches, means over them; the noise is the same each time.
+    """Return means over patches; the noise of the `n` samples of each is the same each time.
 
     kl: KL(q || p) in nats a patch.
     active_units: latent numbers with Var[(mu_q - mu_p) / sigma_p] > 0.01 over the patches (after
@@ -47,18 +42,17 @@ def latent_diagnostics(
 
     Args:
         model: with `encode` (the prior p), `decode` and `finish`; in eval mode.
-        recognition: the posterior q(z|HR,LR), in eval mode. None: a model trained without; then
-            p(z|LR) takes its place, and N(0, 1) that of p in kl, active_units and sigma_ratio.
+        posterior: q(z|HR,LR), in eval mode. None: a model trained without; then p(z|LR) takes its
+            place, and N(0, 1) that of p in kl, active_units and sigma_ratio.
         lr, hr: (N, 3, h, w) and (N, 3, 4h, 4w) in [0, 1], neighbours of different photos.
     """
     mu, logvar, features = model.encode(lr)
     p = q = mu, logvar
-    if recognition is None:
+    if posterior is None:
         p = torch.zeros_like(mu), torch.zeros_like(logvar)
     else:
-        q = recognition(hr, lr)
-    noise = torch.randn(n_samples, *mu.shape, generator=torch.Generator().manual_seed(seed))
-    noise = noise.to(lr.device)
+        q = posterior(hr, lr)
+    noise = torch.randn(n, *mu.shape, generator=torch.Generator().manual_seed(0)).to(lr.device)
 
     def render(z: torch.Tensor) -> torch.Tensor:
         return model.finish(model.decode(z, features), lr)

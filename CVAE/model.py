@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.data.resize import project, project_and_clamp
-from common.vae.gaussian import Gaussian, draw, gaussian, sampling_noise, seen_by_q
+from common.vae.gaussian import Gaussian, draw, gaussian, recognition_input, sampling_noise
 from scripts.inference.tiles import blend_tiles, cut_tiles
 
 PATCH = 32  # LR pixels, each way, of what the network takes at once
@@ -231,5 +231,5 @@ class Recognition(nn.Module):
         Args:
             hr, lr: (N, 3, 128, 128) and (N, 3, 32, 32) in [0, 1].
         """
-        x = self.convs(seen_by_q(hr, lr))  # (N, 512, 4, 4)
+        x = self.convs(recognition_input(hr, lr))  # (N, 512, 4, 4)
         return gaussian(self.to_mu(x).flatten(1), self.to_logvar(x).flatten(1))

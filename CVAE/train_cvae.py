@@ -48,7 +48,7 @@ from common.processes import on_first
 from common.run.ema import update_ema
 from common.run.flags import command_line
 from common.run.training import Training
-from common.vae.diagnostics import PANELS, SHOWN, latent_figures
+from common.vae.diagnostics import PANELS, SHOWN, latent_diagnostics
 from common.vae.gaussian import kl_divergence, kl_terms, warmed_up
 from CVAE.dataset import crops_and_validation
 from CVAE.model import CVAE, Recognition
@@ -178,7 +178,7 @@ def train_cvae(
             epoch.validate(
                 lambda lr: average_model.sample(lr, temperature=0)[0],
                 lambda lr: average_model.sample(lr, 2, seed=seed),
-                on_first(latent_figures, average_model, average_posterior, *patches),
+                on_first(latent_diagnostics, average_model, average_posterior, *patches),
                 SHOWN,
             )
             networks = {"cvae": average_model}

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from common.data.crops import photo_of_crop
-from common.data.cuts import Cut, batch_of, cut_out
-from common.data.pairs import Pairs, choose_folders
-from common.data.photos import image_size, list_images, list_pairs, read_image, scene_name
-from common.data.pixel_store import PixelStore, in_processes
+from common.data.crops import Crop, photo_of_crop, take_crops
+from common.data.pairs import Pairs, choose_folders, list_images, list_pairs, scene_name
+from common.data.photos import image_size, read_image
+from common.data.pixel_store import PixelStore
+from common.data.workers import in_processes
 from common.progress import progress_bar
 
 
@@ -37,7 +37,8 @@ def unpaired_photos(
             measure on, or nothing is left to train on.
     """
     folders = choose_folders(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder)
-    lr, hr = _by_scene(folders.lr), _by_scene(folders.hr)
+    lr_folder, hr_folder, valid_lr_folder, valid_hr_folder = folders
+    lr, hr = _by_scene(lr_folder), _by_scene(hr_folder)
     both = sorted(lr.keys() & hr.keys())
     for scene in both:
         (h, w), (hr_h, hr_w) = image_size(lr[scene][0]), image_size(hr[scene][0])
@@ -46,11 +47,11 @@ def unpaired_photos(
                 f"{lr[scene][0]} is {w}x{h} and {hr[scene][0]} is {hr_w}x{hr_h}, expected the HR "
                 "photo to be the larger: are the two folders swapped?"
             )
-    if folders.valid_lr is not None:
-        valid = list_pairs(folders.valid_lr, folders.valid_hr)[:n_valid]
+    if valid_lr_folder is not None:
+        valid = list_pairs(valid_lr_folder, valid_hr_folder)[:n_valid]
     elif len(both) < 3:
         raise ValueError(
-            f"{folders.lr} and {folders.hr} share {len(both)} photos by name (NAMEx4.png, "
+            f"{lr_folder} and {hr_folder} share {len(both)} photos by name (NAMEx4.png, "
             "NAME.png), too few to hold some out for validation: name folders of paired photos "
             "(valid_lr_folder, valid_hr_folder); scripts/prepare_dataset.py makes them from any"
         )
@@ -65,7 +66,7 @@ def unpaired_photos(
         del hr[scene]
     if not (lr and hr):
         raise ValueError(
-            f"{folders.lr} and {folders.hr} hold only {', '.join(both)}: unpaired training needs "
+            f"{lr_folder} and {hr_folder} hold only {', '.join(both)}: unpaired training needs "
             "two photos or more"
         )
     return list(chain.from_iterable(lr.values())), list(chain.from_iterable(hr.values())), valid
@@ -108,15 +109,10 @@ class UnpairedPhotos(Dataset):
         self.sizes, self.seed, self.is_crop = (lr_size, hr_size), seed, crop
         self.paths = lr_paths, hr_paths
         if crop:
-            for paths, size in ((lr_paths, lr_size), (hr_paths, hr_size)):
-                for path in paths:  # before the photos are decoded, which takes long
-                    h, w = image_size(path)
-                    if min(h, w) < size:
-                        raise ValueError(
-                            f"{path} is {w}x{h}, smaller than a crop of {size}x{size}: lower "
-                            "lr_size and hr_size or take the photo out"
-                        )
-            self.photos = PixelStore(lr_paths), PixelStore(hr_paths)
+            self.photos = (
+                PixelStore(lr_paths, crop_size=lr_size),
+                PixelStore(hr_paths, crop_size=hr_size),
+            )
         else:
             self.photos = _resized(lr_paths, lr_size), _resized(hr_paths, hr_size)
 
@@ -128,10 +124,10 @@ class UnpairedPhotos(Dataset):
 
     def names(self, epoch: int, ks: range) -> list[str]:
         """Return the names of the photos that images `ks` of `epoch` are made of."""
-        cuts = ((domain, self.cut(epoch, k, domain)) for domain in (0, 1) for k in ks)
-        return [self.paths[domain][cut.photo].name for domain, cut in cuts]
+        crops = ((domain, self.choose_crop(epoch, k, domain)) for domain in (0, 1) for k in ks)
+        return [self.paths[domain][crop.photo].name for domain, crop in crops]
 
-    def cut(self, epoch: int, k: int, domain: int) -> Cut:
+    def choose_crop(self, epoch: int, k: int, domain: int) -> Crop:
         """Return how image `k` of `epoch` is made; `domain` is 0 for LR, 1 for HR."""
         photo = photo_of_crop((self.seed, epoch, domain), k, len(self.paths[domain]))
         rng = np.random.default_rng((self.seed, epoch, domain, k))
@@ -141,16 +137,11 @@ class UnpairedPhotos(Dataset):
             top, left = (int(rng.integers(n - self.sizes[domain] + 1)) for n in (h, w))
             turns = int(rng.integers(4))
         flip_rows, flip_columns = (int(flip) for flip in rng.integers(2, size=2))
-        return Cut(photo, top, left, turns, flip_rows, flip_columns)
-
-    def image(self, epoch: int, k: int, domain: int) -> np.ndarray:
-        """Return image `k` of `epoch`, (size, size, 3) uint8."""
-        cut = self.cut(epoch, k, domain)
-        return cut_out(self.photos[domain][cut.photo], self.sizes[domain], cut)
+        return Crop(photo, top, left, turns, flip_rows, flip_columns)
 
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the images `range` of an epoch: LR (N, 3, h, h) and HR (N, 3, H, H), uint8."""
-        return tuple(batch_of(self, *batch))
+        return take_crops(self, *batch)
 
 
 def _resized(paths: list[Path], size: int) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.data.resize import project, project_and_clamp, resize
-from common.vae.gaussian import Gaussian, draw, gaussian, sampling_noise, seen_by_q
+from common.vae.gaussian import Gaussian, draw, gaussian, recognition_input, sampling_noise
 
 STRIDE = 4  # LR pixels, each way, for each place of z
 # Of the detail that is added to bicubic. Adam moves all weights of the last convolution (576 an
@@ -191,7 +191,7 @@ class Recognition(nn.Module):
         Args:
             hr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
         """
-        x = self.convs(pad_to_stride(seen_by_q(hr, lr)))  # (N, 128, H/4, W/4)
+        x = self.convs(pad_to_stride(recognition_input(hr, lr)))  # (N, 128, H/4, W/4)
         return gaussian(self.to_mu(x), self.to_logvar(x))
 
 

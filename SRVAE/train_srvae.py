@@ -43,7 +43,7 @@ from common.processes import mean_of_all, on_first
 from common.run.ema import update_ema
 from common.run.flags import command_line
 from common.run.training import Training
-from common.vae.diagnostics import PANELS, SHOWN, latent_figures
+from common.vae.diagnostics import PANELS, SHOWN, latent_diagnostics
 from common.vae.gaussian import kl_terms, warmed_up
 from SRVAE.dataset import crops_and_validation
 from SRVAE.model import SRVAE, Recognition
@@ -168,7 +168,7 @@ def train_srvae(
             epoch.validate(
                 lambda lr: average_model.sample(lr, temperature=0)[0],
                 lambda lr: average_model.sample(lr, 2, seed=seed),
-                on_first(latent_figures, average_model, average_posterior, *patches),
+                on_first(latent_diagnostics, average_model, average_posterior, *patches),
                 SHOWN,
             )
             networks = {"srvae": average_model, "recognition": average_posterior}

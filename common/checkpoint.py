@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,13 @@ from typing import Any
 import torch
 
 from common.files import written_whole
-from scripts.inference.untrusted import refuse_bombs, refuse_swollen
 
 
 def save(path: str | Path, content: dict[str, Any], previous: Path | None = None) -> None:
-    """Write a state_dict, or a dict of such and plain values, completely or not at all.
+    """Write a dict of tensors, plain values and such dicts, completely or not at all.
 
-    Args:
-        previous: where the file that was there is kept; None: it is replaced.
-    Raises:
-        OSError: it cannot be written, for lack of space or of rights; what was there stays.
+    The file that was there is kept as `previous`, if that is given. Raises `OSError`, and leaves
+    what was there, when the new one cannot be written.
     """
     try:
         with written_whole(path, previous) as temporary:
@@ -32,21 +30,16 @@ def save(path: str | Path, content: dict[str, Any], previous: Path | None = None
 def load(path: str | Path) -> dict[str, Any]:
     """Read what `save` wrote, on the CPU; nothing in the file is executed.
 
-    Raises:
-        ValueError: there is no such file, or it is damaged or no checkpoint; the message names it.
+    Raises `ValueError`, which names the file, when it is missing, damaged or no checkpoint.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
-        refuse_bombs(path)
-        _refuse_damage(path)
+        _refuse_damage_and_programs(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        refuse_swollen(content, Path(path).stat().st_size)
     except Exception as error:  # torch raises many kinds on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if re.search(
-            "weights.only", reason, re.IGNORECASE
-        ):  # torch would have people load it with its code executed
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if re.search("weights.only", reason, re.IGNORECASE):  # torch's advice is to execute it
             reason = "it holds something else, nothing of which was executed"
         raise ValueError(f"{path} is damaged or no checkpoint of tensors: {reason}") from error
     if not isinstance(content, dict):
@@ -54,12 +47,16 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_damage(path: str | Path) -> None:
-    """Raise ValueError where a checksum is wrong, which torch does not look at."""
-    if zipfile.is_zipfile(path):  # torch's format before 1.6 has none
+def _refuse_damage_and_programs(path: str | Path) -> None:
+    """Raise `ValueError` for what torch would load: wrong checksums and, before 2.6, programs."""
+    if zipfile.is_zipfile(path):  # torch's format before 1.6 is none, and has no checksums
         with zipfile.ZipFile(path) as zipped:
+            if any(name.endswith("/constants.pkl") for name in zipped.namelist()):
+                raise ValueError("it is a TorchScript program, expected a state_dict")
             if damaged := zipped.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
+    if Path(path).stat().st_size and tarfile.is_tarfile(path):
+        raise ValueError("it is of torch's .tar format from before 2017, in which code can hide")
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Download a large file, checked by its digest, going on where an earlier attempt stopped."""
+"""Download a large file, checked by its digest, continuing where an earlier attempt stopped."""
 
 from __future__ import annotations
 
@@ -7,99 +7,39 @@ import http.client
 import ssl
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
-
+from common.files import require_free_space
 from common.progress import progress_bar
-from common.web import TooSlowError, length_of, open_url
 
 TIMEOUT = 20  # seconds without a byte after which a connection counts as broken
-ATTEMPTS = 6  # in a row without progress
-MAX_CONNECTIONS = 1000  # for one archive, so that a server that crawls cannot hold us forever
-MAX_BYTES = 20 * 10**9  # of an archive whose server does not say how long it is
-BLOCK = 1 << 18  # bytes
-NETWORK_ERRORS = (
-    urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException
-)  # fmt: skip
+ATTEMPTS = 6  # in a row that bring nothing new
+PAUSE = 2.0  # seconds before a failed attempt is repeated, doubled each time
+MAX_BYTES = 20 * 10**9  # of a file whose server does not say how long it is
+NETWORK_ERRORS = (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError)
+NETWORK_ERRORS += (http.client.HTTPException,)
+_BLOCK = 1 << 18  # bytes
 
 
-def size_of(path: Path) -> int:
-    """Return how many bytes the file at `path` has, 0 when there is none."""
-    return path.stat().st_size if path.exists() else 0
+def download(url: str, path: Path, digest: str, kind: str = "md5", space: int = 1) -> None:
+    """Download `url` to `path`, continuing the part that an interrupted run has left.
 
-
-def part_of(archive: Path) -> Path:
-    """Return where an archive lies until all of it has arrived."""
-    return archive.with_name(f"{archive.name}.part")
-
-
-def _bar(what: str, total: int, initial: int = 0) -> tqdm:
-    """Return a progress bar in bytes, `total` 0 when it is not known."""
-    return progress_bar(desc=what, total=total or None, initial=initial, unit="B", unit_scale=True)
-
-
-def digest_of(path: Path, kind: str = "md5") -> str:
-    """Return the digest of the file at `path`, as hexadecimal digits."""
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file, _bar(f"check {path.name}", size_of(path)) as bar:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
-def retry(attempt: Callable[[], int], pause: float, progress: Callable[[], int] = lambda: 0) -> int:
-    """Repeat `attempt` with growing pauses until it returns, and return what it returns.
-
-    Raises its network error after `ATTEMPTS` in a row in which `progress()` did not grow, or hardly
-    did. Raises it at once for an answer such as 404, and soon when nobody is there: who is offline
-    is to know it.
+    `digest` is in hexadecimal digits, the first ones are enough; with a wrong one the download is
+    repeated once. Raises `OSError` when it is wrong again, or before it begins when the disk has
+    less free than `space` times the file's size.
     """
-    start = furthest = progress()
-    failures = 0
-    for _ in range(MAX_CONNECTIONS):
-        try:
-            return attempt()
-        except NETWORK_ERRORS as error:
-            status = getattr(error, "code", None)
-            if status and status < 500 and status not in (408, 429):
-                raise
-            is_stuck = isinstance(error, TooSlowError) or progress() <= furthest
-            failures = failures + 1 if is_stuck else 1
-            furthest = max(furthest, progress())
-            is_unreachable = isinstance(error, urllib.error.URLError) and not status
-            if failures >= (2 if is_unreachable and furthest == start else ATTEMPTS):
-                raise
-        time.sleep(pause * 2 ** (failures - 1))
-    raise ConnectionError(f"not complete after {MAX_CONNECTIONS} connections")
-
-
-def content_length(url: str) -> int:
-    """Return how many bytes `url` has, 0 when its server does not tell."""
-    with open_url(url, TIMEOUT, method="HEAD") as response:
-        return length_of(response, 0)
-
-
-def download(
-    url: str, archive: Path, digest: str, n_bytes: int, pause: float, kind: str = "md5"
-) -> None:
-    """Download `url` to `archive`, going on with the part that an interrupted run has left.
-
-    A download with a wrong digest is repeated once from the first byte, then raises `OSError`.
-
-    Args:
-        digest: hexadecimal digits; of a `kind` such as "sha256" the first ones are enough.
-        n_bytes: at most; 0: unknown.
-    """
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(archive)
+    part = part_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _retry(lambda: _open(url, method="HEAD")) as response:
+        n_bytes = int(response.headers.get("Content-Length") or 0)  # 0: the server does not tell
+    require_free_space(path.parent, space * n_bytes - _size_of(part), f"for {path.name}")
     for _ in range(2):
-        retry(partial(_download_rest, url, part, n_bytes), pause, partial(size_of, part))
+        _retry(lambda: _download_rest(url, part, n_bytes or MAX_BYTES), part)
         if (found := digest_of(part, kind)).startswith(digest):
-            part.replace(archive)
+            part.replace(path)
             return
         part.unlink()
     raise OSError(
@@ -108,35 +48,72 @@ def download(
     )
 
 
-def _download_rest(url: str, part: Path, n_bytes: int) -> int:
-    """Append to `part` what it lacks of `url`, and return its size.
+def part_of(path: Path) -> Path:
+    """Return where a file lies until all of it has arrived."""
+    return path.with_name(f"{path.name}.part")
 
-    Whether old and new bytes belong together is left to the digest. Raises one of `NETWORK_ERRORS`
-    when the connection breaks, `OSError` when more than `n_bytes` (0: unknown) come.
+
+def digest_of(path: Path, kind: str = "md5") -> str:
+    """Return the digest of the file at `path`, as hexadecimal digits."""
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file:
+        for block in progress_bar(iter(lambda: file.read(_BLOCK), b""), desc=f"check {path.name}"):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _retry(attempt: Callable[[], Any], part: Path | None = None) -> Any:
+    """Repeat `attempt` with growing pauses until it returns, and return what it returns.
+
+    Raises its network error at once for an answer such as 404, after a second attempt when nobody
+    answers at all, and after `ATTEMPTS` in a row in which `part` did not grow.
     """
-    start = size_of(part)
+    start = size = _size_of(part)
+    failures = 0
+    while True:
+        try:
+            return attempt()
+        except NETWORK_ERRORS as error:
+            failures = 1 if _size_of(part) > size else failures + 1
+            size = _size_of(part)
+            status = getattr(error, "code", 0)
+            is_offline = isinstance(error, urllib.error.URLError) and not status and size == start
+            is_final = 0 < status < 500 and status not in (408, 429)
+            if is_final or failures >= (2 if is_offline else ATTEMPTS):
+                raise
+        time.sleep(PAUSE * 2 ** (failures - 1))
+
+
+def _download_rest(url: str, part: Path, limit: int) -> None:
+    """Append to `part` what it lacks of `url`; whether the two fit is left to the digest.
+
+    Raises one of `NETWORK_ERRORS` when the connection breaks, `OSError` beyond `limit` bytes.
+    """
+    start = _size_of(part)
     try:
-        response = open_url(url, TIMEOUT, {"Range": f"bytes={start}-"} if start else {})
+        response = _open(url, {"Range": f"bytes={start}-"} if start else {})
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:  # nothing follows: the part is the whole
-            return start
+            return
         raise
-    if response.status != 206:  # the server sends all of it again
-        start = 0
-    elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        response.close()
-        part.unlink(missing_ok=True)  # to be asked for from the first byte on
-        raise ConnectionError(f"{url} sent another part than the one from byte {start} on")
-    end = start + length_of(response, n_bytes - start)
-    limit = n_bytes or MAX_BYTES
-    response.watched.left += 2 * max(0, limit - start)  # (twice: a body that comes in small chunks)
-    with response, part.open("ab" if start else "wb") as file, _bar(part.stem, end, start) as bar:
-        while block := response.read1(BLOCK):
+    start = start if response.status == 206 else 0  # 200: the server sends all of it again
+    end = start + (response.length or 0)
+    bar = progress_bar(desc=part.stem, total=end or None, initial=start, unit="B", unit_scale=True)
+    with response, bar, part.open("ab" if start else "wb") as file:
+        while block := response.read1(_BLOCK):
             if file.tell() + len(block) > limit:
                 file.truncate(0)
-                raise OSError(f"{url} goes on after {limit} bytes, where it should end: gave up")
+                raise OSError(f"{url} continues after {limit} bytes, where it should end: gave up")
             file.write(block)
             bar.update(len(block))
         if file.tell() < end:
             raise ConnectionError(f"{url} broke off after {file.tell()} of {end} bytes")
-        return file.tell()
+
+
+def _size_of(path: Path | None) -> int:
+    return path.stat().st_size if path and path.exists() else 0
+
+
+def _open(url: str, headers: dict | None = None, method: str = "GET") -> http.client.HTTPResponse:
+    request = urllib.request.Request(url, headers=headers or {}, method=method)
+    return urllib.request.urlopen(request, timeout=TIMEOUT)

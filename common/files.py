@@ -1,4 +1,4 @@
-"""Writing files so that an interruption leaves the old file or the new one, never half of one."""
+"""Files written whole, folders locked, disk space checked."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ from filelock import FileLock, Timeout
 def written_whole(path: str | Path, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it to `path` when the block ends well.
 
-    The folder is made when missing. A reader sees the old file or the complete new one, also when
-    the process is killed or the disk fills up. The temporary file is removed if the block raises.
-
-    Args:
-        previous: where the old file is moved to, once the new one is safe. Who is killed right then
-            leaves no file at `path`, but that one.
+    A reader sees the old file or the complete new one, even if the process is killed or the disk
+    fills up. The old file is moved to `previous`, if that is given, once the new one is safe: a
+    process killed at that moment leaves only `previous`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,12 +38,9 @@ def written_whole(path: str | Path, previous: Path | None = None) -> Iterator[Pa
 
 
 def remove_leftovers(folder: Path, path: Path | None = None, older_than: float = 3600) -> None:
-    """Delete what `written_whole` left in `folder` when its process was killed.
+    """Delete what killed processes left of `path` (None: of any file) that they were writing.
 
-    Args:
-        path: the file that was to be written; None: any.
-        older_than: seconds since the last change; a younger file may still be written to. 0 where a
-            lock says that nobody does.
+    A file younger than `older_than` seconds may still be written to, unless a lock forbids it.
     """
     name = r"\..+" if path is None else re.escape(_beginning(path.stem))
     suffix = "" if path is None else re.escape(path.suffix) + "$"
@@ -63,17 +57,12 @@ def _beginning(stem: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterator[None]:
+def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterator[bool]:
     """Hold the lock of `path`, a file `.NAME.lock` beside it, while the block runs.
 
-    The system takes it back from a process that ends, however it ends: a lock is never stale.
-
-    Args:
-        wait_for: what another process does that holds the lock; it is printed once, and this one
-            waits. None: it does not wait.
-        refusal: the message of the error, where it does not.
-    Raises:
-        BlockingIOError: another process holds the lock, and this one shall not wait.
+    The system releases it when the process ends, however it ends. Gives False, and no lock, where
+    the file system has none. While another process holds the lock, this one prints what that does,
+    `wait_for`, and waits; with None it raises `BlockingIOError` with the message `refusal`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,23 +74,12 @@ def locked(path: str | Path, wait_for: str | None, refusal: str = "") -> Iterato
             raise BlockingIOError(refusal or f"another process uses {path}") from None
         print(f"waiting for another process that {wait_for}", flush=True)
         lock.acquire()
+    except (OSError, NotImplementedError):
+        pass
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def locked_if_possible(path: str | Path, wait_for: str) -> Iterator[bool]:
-    """Hold the lock of `path` as `locked` does; give False where none can be had, and go on."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path, wait_for))
-        except (OSError, NotImplementedError):  # a file system without locks
-            is_locked = False
-        else:
-            is_locked = True
-        yield is_locked
 
 
 def refuse_unwritable(folder: str | Path) -> None:
@@ -113,23 +91,27 @@ def refuse_unwritable(folder: str | Path) -> None:
         raise PermissionError(f"{place} cannot be written to: choose another folder than {folder}")
 
 
-def _existing(folder: str | Path) -> Path:
-    """Return `folder`, or of those that it would lie in the nearest that there is."""
-    folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
-def require_free_space(folder: str | Path, n_bytes: int, what: str) -> None:
+def require_free_space(folder: str | Path, n_bytes: int, purpose: str) -> None:
     """Raise `OSError` when the disk that holds `folder` has less than `n_bytes` free.
 
-    `what` completes the message: "... to unpack DIV2K_train_HR.zip". `folder` need not exist yet.
+    `folder` need not exist yet; `purpose` completes the message: "... to unpack DIV2K_HR.zip".
     """
     folder = _existing(folder)
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise OSError(
-            f"{folder} has {free / 1e9:.1f} GB free, {n_bytes / 1e9:.1f} GB are needed {what}: "
+            f"{folder} has {free / 1e9:.1f} GB free, {n_bytes / 1e9:.1f} GB are needed {purpose}: "
             "free some space or choose a folder on another disk"
         )
+
+
+def _existing(folder: str | Path) -> Path:
+    """Return `folder`, or the nearest of its parents that exists."""
+    folder = Path(folder).absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """Return a text from outside (a server's error, a name in a file) as one printable line."""
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "?" for c in line[:most])

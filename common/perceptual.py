@@ -9,28 +9,20 @@ from torch import nn
 
 from common import checkpoint
 from common.download import NETWORK_ERRORS, download
-from common.files import locked_if_possible, require_free_space
-from common.plain import plain
+from common.files import locked, one_line
 
-# VGG19_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
+# VGG19_Weights.IMAGENET1K_V1.url; importing torchvision for it would take long.
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _SHA256 = "dcbb9e9d"  # its first digits, as torch.hub checks them
-_MOST_BYTES = 600_000_000
-_PAUSE = 2.0  # seconds before a failed attempt is repeated, doubled each time
 _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)
 
 
 class VGG19Features(nn.Module):
     """conv5_4 of VGG19 before its ReLU: index 34 of torchvision's `vgg19().features`; frozen.
 
-    Takes RGB (N, 3, H, W) in [0, 1] and gives (N, 512, H / 16, W / 16).
-
-    Args:
-        weights: a file of torchvision's VGG19 weights; None: torchvision's own, which are
-            downloaded (548 MB) on first use.
-    Raises:
-        ConnectionError: they are not there and cannot be downloaded.
-        ValueError: the file holds something else.
+    Takes RGB (N, 3, H, W) in [0, 1] and gives (N, 512, H / 16, W / 16). `weights` is a file of
+    torchvision's VGG19 weights; None: they are downloaded (548 MB) on first use. Raises
+    `ConnectionError` when they cannot be, `ValueError` when the file holds something else.
     """
 
     def __init__(self, weights: str | Path | None = None):
@@ -38,17 +30,14 @@ class VGG19Features(nn.Module):
         layers: list[nn.Module] = []
         n_in = 3
         for n_out in _WIDTHS:
-            if n_out:
-                layers += [nn.Conv2d(n_in, n_out, 3, 1, 1), nn.ReLU(inplace=True)]
-                n_in = n_out
-            else:
-                layers.append(nn.MaxPool2d(2))
+            convolution = [nn.Conv2d(n_in, n_out or n_in, 3, 1, 1), nn.ReLU(inplace=True)]
+            layers += convolution if n_out else [nn.MaxPool2d(2)]
+            n_in = n_out or n_in
         self.features = nn.Sequential(*layers[:-1])  # (index 35, the last ReLU, left out)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
-        tensors = _torchvision_weights() if weights is None else checkpoint.load(weights)
-        wanted = self.features.state_dict()
-        tensors = {k: tensors[f"features.{k}"] for k in wanted if f"features.{k}" in tensors}
+        tensors = checkpoint.load(_downloaded() if weights is None else weights)
+        tensors = {k[9:]: v for k, v in tensors.items() if str(k).startswith("features.")}
         try:
             self.features.load_state_dict(tensors)
         except RuntimeError as error:
@@ -59,30 +48,24 @@ class VGG19Features(nn.Module):
         return self.features((image - self.mean) / self.std)
 
 
-def cached_weights() -> Path | None:
-    """Return where torchvision's VGG19 weights lie on this machine; None: not downloaded yet."""
-    path = _place()
-    return path if path.exists() else None
-
-
-def _place() -> Path:
-    """Return where torch.hub, too, keeps them."""
+def weights_path() -> Path:
+    """Return where torchvision's VGG19 weights lie or will lie, as with torch.hub."""
     return Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
 
 
-def _torchvision_weights() -> dict[str, torch.Tensor]:
-    path = _place()
-    if not path.exists():
-        try:
-            with locked_if_possible(path, "downloads VGG19's weights"):
-                if not path.exists():
-                    require_free_space(path.parent, _MOST_BYTES, "for VGG19's weights")
-                    download(URL, path, _SHA256, _MOST_BYTES, _PAUSE, kind="sha256")
-        except (*NETWORK_ERRORS, OSError) as error:
-            raise ConnectionError(
-                f"VGG19's weights for the perceptual loss cannot be downloaded ({plain(error)}). "
-                f"Fetch {URL} by hand into {path.parent}, name a local copy (vgg_weights=..., "
-                "--vgg-weights ...), or train without the perceptual loss (perceptual_weight=0, "
-                "--perceptual-weight 0)"
-            ) from error
-    return checkpoint.load(path)
+def _downloaded() -> Path:
+    path = weights_path()
+    if path.exists():
+        return path
+    try:
+        with locked(path, "downloads VGG19's weights"):
+            if not path.exists():
+                download(URL, path, _SHA256, "sha256")
+    except (*NETWORK_ERRORS, OSError) as error:
+        raise ConnectionError(
+            f"VGG19's weights for the perceptual loss cannot be downloaded ({one_line(error)}). "
+            f"Fetch {URL} by hand into {path.parent}, name a local copy (vgg_weights=..., "
+            "--vgg-weights ...), or train without the perceptual loss (perceptual_weight=0, "
+            "--perceptual-weight 0)"
+        ) from error
+    return path

@@ -27,8 +27,8 @@ if not __package__:
 import torch
 from torch.nn import functional
 
-from common.data.pairs import Pairs
-from common.data.photos import image_size, list_images, pair_by_name, read_image, to_tensor
+from common.data.pairs import Pairs, list_images, pair_by_name
+from common.data.photos import image_size, read_image, to_tensor
 from common.data.resize import detail, imresize
 from common.device import choose_device, describe
 from common.files import written_whole

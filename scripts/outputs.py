@@ -1,9 +1,13 @@
-"""What a script may write to: nothing of the user's is replaced unless that is asked for."""
+"""What a script may write to, where nothing is replaced unasked, and which files it skips."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+
+from common.data.pairs import SUFFIXES
 
 
 def refuse_to_replace(
@@ -37,3 +41,11 @@ def refuse_foreign_folder(folder: Path, mark: str) -> None:
                 f"{folder} holds files of something else ({', '.join(found[:3])}, ...): name "
                 "another folder, or an empty one"
             )
+
+
+def skipped_files(folder: str | Path) -> str:
+    """Return a line on a folder's files that are not named as images, "" where there are none."""
+    paths = [Path(entry.path) for entry in os.scandir(folder) if entry.name[0] != "."]
+    kinds = Counter(p.suffix.lower() or "without a suffix" for p in paths if p.is_file())
+    others = [f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind not in SUFFIXES]
+    return f"{folder}: not named as images, passed over: {', '.join(others)}" if others else ""

@@ -29,13 +29,15 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common.data.photos import list_images, passed_over, read_image, write_image
-from common.data.pixel_store import in_processes
+from common.data.pairs import list_images
+from common.data.photos import read_image, write_image
 from common.data.resize import imresize
-from common.files import locked_if_possible, remove_leftovers
+from common.data.workers import in_processes
+from common.files import locked, remove_leftovers
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.evidence.degradation import degrade
+from scripts.outputs import skipped_files
 
 SCALE = 4
 
@@ -101,7 +103,7 @@ def prepare_dataset(
         for path in paths
     ]
     with contextlib.ExitStack() as stack:
-        lock = locked_if_possible(out / f"DIV2K_{split}", f"prepares {hr_folder}")
+        lock = locked(out / f"DIV2K_{split}", f"prepares {hr_folder}")
         age = 0.0 if stack.enter_context(lock) else 3600.0
         for folder in (hr_folder, lr_folder):
             remove_leftovers(folder, older_than=age)
@@ -118,7 +120,7 @@ def prepare_dataset(
     print(f", {len(jobs) - len(missing)} of them were there already")
     if problems:
         print(f"{len(problems)} skipped:", *problems, sep="\n  ", file=sys.stderr)
-    if others := passed_over(photos):
+    if others := skipped_files(photos):
         print(others, file=sys.stderr)
     if folders := sorted(p.name for p in photos.iterdir() if p.is_dir() and p.name[0] != "."):
         print(f"{photos}: folders in it are not looked into: {', '.join(folders)}", file=sys.stderr)

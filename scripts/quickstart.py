@@ -23,12 +23,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from common import checkpoint
-from common.data.photos import list_pairs, read_image, to_tensor, to_uint8, write_image
+from common.data.pairs import list_pairs
+from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.device import choose_device
 from common.measure.metrics import psnr_ssim_y
 from common.measure.pictures import busiest_crop, enlarge, grid
-from common.perceptual import cached_weights
+from common.perceptual import weights_path
 from common.run.flags import command_line
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
@@ -68,7 +69,7 @@ def quickstart(
 
     # Without the perceptual loss, which holds the picture together, L1 gets its weight.
     gan_losses = {"perceptual_weight": 1.0, "pixel_weight": 1e-2}
-    if cached_weights() is None:
+    if not weights_path().exists():
         print("VGG19's weights are not on this machine: pixel and adversarial losses only")
         gan_losses = {"perceptual_weight": 0.0, "pixel_weight": 1.0}
     train_esrgan(

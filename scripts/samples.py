@@ -18,7 +18,8 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common.data.photos import SUFFIXES, read_image, to_tensor, to_uint8, write_image
+from common.data.pairs import SUFFIXES
+from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.measure.pictures import busiest_crop, grid
 from common.measure.validation import Photo, sample_row

@@ -27,7 +27,8 @@ if not __package__:
 
 import tyro
 
-from common.data.photos import SUFFIXES, image_size, passed_over
+from common.data.pairs import SUFFIXES
+from common.data.photos import image_size
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.inference.models import GRID, Backend, Model, Precision, load_model
@@ -41,6 +42,7 @@ from scripts.inference.photos import (
     save_photo,
     scratch,
 )
+from scripts.outputs import skipped_files
 
 __all__ = ["Job", "Model", "Settings", "enlarge", "load_model", "upscale"]
 
@@ -176,7 +178,7 @@ def _photos_below(folder: Path) -> list[Path]:
             say(f"{link}: not followed, this is a link to a folder: name it to enlarge its photos")
         paths = [Path(place, name) for name in files if name[0] != "."]
         found += [path for path in paths if path.suffix.lower() in SUFFIXES]
-        if others := passed_over(place):
+        if others := skipped_files(place):
             say(others)
     return sorted(found)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import signal
+import tarfile
+import zipfile
 
 import pytest
 import torch
@@ -11,12 +14,15 @@ from torch import nn
 from torchvision.models import AlexNet_Weights, VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from common import checkpoint
+from common import checkpoint, files
 from common import perceptual as vgg
 from common.perceptual import VGG19Features
 from common.run.ema import update_ema
 from common.run.stop import StopSignal
 from scripts.inference import lpips
+from tests import test_div2k
+
+server = test_div2k.server  # the fixture
 
 
 def test_checkpoint_comes_back_as_it_was(tmp_path):
@@ -131,9 +137,55 @@ def test_gradient_of_the_features_reaches_the_image(vgg_file):
 def test_missing_vgg_weights_offline_name_the_ways_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(vgg, "URL", "http://127.0.0.1:9/vgg19.pth")
-    monkeypatch.setattr(vgg, "_PAUSE", 0)
+    monkeypatch.setattr("common.download.PAUSE", 0)
     with pytest.raises(ConnectionError, match=r"by hand into .*vgg_weights=.*perceptual_weight=0"):
         VGG19Features()
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_vgg_weights_are_downloaded_checked_and_kept(
+    server, vgg_file, tmp_path, monkeypatch, has_locks
+):
+    def no_locks(*args, **kwargs):
+        raise NotImplementedError("this file system has none")
+
+    if not has_locks:
+        monkeypatch.setattr(files.FileLock, "acquire", no_locks)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(vgg, "URL", f"{server.url}/vgg19.pth")
+    server.files["vgg19.pth"] = content = vgg_file.read_bytes()
+    with pytest.raises(ConnectionError, match=r"wrong SHA256.*expected dcbb9e9d.*vgg_weights="):
+        VGG19Features()
+    assert not vgg.weights_path().exists()
+    monkeypatch.setattr(vgg, "_SHA256", hashlib.sha256(content).hexdigest()[:8])
+    features = VGG19Features().state_dict()
+    assert vgg.weights_path().read_bytes() == content
+    expected = VGG19Features(vgg_file).state_dict()
+    assert all(torch.equal(features[key], expected[key]) for key in expected)
+
+
+def test_vgg_weights_that_never_end_are_left(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(vgg, "URL", f"{server.url}/vgg19.pth")
+    monkeypatch.setattr("common.download.MAX_BYTES", 10**6)
+    server.files["vgg19.pth"] = b"a"
+    server.plan["HEAD", "vgg19.pth"] = iter(["no length"])
+    server.plan["GET", "vgg19.pth"] = iter(["endless"])
+    with pytest.raises(ConnectionError, match=r"continues after 1000000 bytes.*vgg_weights="):
+        VGG19Features()
+
+
+@pytest.mark.parametrize("kind", ["program", "tar"])
+def test_files_that_torch_might_execute_are_refused(kind, tmp_path):
+    """Before torch 2.6 `weights_only` did not keep it from that."""
+    if kind == "program":
+        with zipfile.ZipFile(tmp_path / "a.pth", "w") as zipped:
+            zipped.writestr("a/constants.pkl", b"")
+    else:
+        with tarfile.open(tmp_path / "a.pth", "w") as tar:
+            tar.add(__file__, "pickle")
+    with pytest.raises(ValueError, match=r"a\.pth is damaged.*(TorchScript|\.tar format)"):
+        checkpoint.load(tmp_path / "a.pth")
 
 
 def test_file_with_other_weights_is_named(tmp_path):

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from common import div2k, files
-from common.data.photos import list_images, read_image, write_image
+from common.data.pairs import list_images
+from common.data.photos import read_image, write_image
 from common.data.pixel_store import PixelStore
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.upscale import upscale
@@ -33,7 +34,8 @@ BUILD = """
 import os, sys, time
 from pathlib import Path
 from common.data import pixel_store
-from common.data.photos import list_images, read_image
+from common.data.pairs import list_images
+from common.data.photos import read_image
 
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -47,14 +49,15 @@ def noting(path):
 
 pixel_store.read_image = noting
 (log.parent / f"ready.{os.getpid()}").touch()
-pixel_store.PixelStore(list_images(folder), 0)[0]
+pixel_store.PixelStore(list_images(folder))[0]
 """
 
 DOWNLOAD = """
 import json, sys
-from common import div2k
+from common import div2k, download
+download.PAUSE = 0.01
 div2k.ARCHIVES = json.loads(sys.argv[1])
-div2k.download_div2k(sys.argv[2], base_url=sys.argv[3], pause=0.01)
+div2k.download_div2k(sys.argv[2], base_url=sys.argv[3])
 """
 
 
@@ -90,7 +93,7 @@ def test_two_processes_build_one_store_and_photos_are_decoded_once(photos, tmp_p
     paths = list_images(photos)
     assert sorted(log.read_text().split()) == [path.name for path in paths]
     assert out.count("waiting for another process that decodes the photos") == 1
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     for i, path in enumerate(paths):
         np.testing.assert_array_equal(store[i], read_image(path))
 
@@ -103,7 +106,7 @@ def test_store_whose_builder_was_killed_is_built_by_the_next(photos, tmp_path, c
     builder.send_signal(signal.SIGKILL)
     builder.wait()
     paths = list_images(photos)
-    np.testing.assert_array_equal(PixelStore(paths, 0)[4], read_image(paths[4]))
+    np.testing.assert_array_equal(PixelStore(paths)[4], read_image(paths[4]))
     assert not list(tmp_path.glob(".hr.*.tmp.pixels"))  # gigabytes, of DIV2K
     assert "waiting" not in capsys.readouterr().out
 
@@ -114,7 +117,7 @@ def test_store_is_built_where_no_lock_can_be_had(photos, monkeypatch):
 
     monkeypatch.setattr(files.FileLock, "acquire", no_locks)
     paths = list_images(photos)
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     assert store.file.exists()
     np.testing.assert_array_equal(store[1], read_image(paths[1]))
 
@@ -122,9 +125,9 @@ def test_store_is_built_where_no_lock_can_be_had(photos, monkeypatch):
 def test_store_that_another_process_built_of_other_photos_is_not_read(photos):
     """A loader's worker maps the file when the first crop is asked for, maybe hours later."""
     paths = list_images(photos)
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     write_image(photos / "0000.png", np.zeros((200, 200, 3), np.uint8))
-    PixelStore(paths, 0)
+    PixelStore(paths)
     with pytest.raises(OSError, match=r"hr\.pixels was built anew while it was in use"):
         store[1]
 

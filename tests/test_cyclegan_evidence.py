@@ -9,7 +9,8 @@ import pytest
 import torch
 from torchvision.models import alexnet
 
-from common.data.photos import list_pairs, read_image
+from common.data.pairs import list_pairs
+from common.data.photos import read_image
 from scripts.evidence.runs import cyclegan as script
 from scripts.inference.lpips import load_lpips
 

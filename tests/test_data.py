@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,12 @@ import pytest
 import torch
 
 from common.data import pixel_store
-from common.data.crops import PairedCrops, batches, to_device
-from common.data.cuts import fits
-from common.data.photos import list_images, list_pairs, read_image, write_image
+from common.data.crops import PairedCrops, batches, take_crop, to_device
+from common.data.pairs import list_images, list_pairs
+from common.data.photos import read_image, write_image
 from common.data.pixel_store import PixelStore
+from common.data.workers import in_processes
 from common.files import written_whole
-from CycleGAN.dataset import UnpairedPhotos
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_folder_of_links_has_a_store_of_its_own(photos, tmp_path):
     for path in list_images(photos)[:2]:
         (tmp_path / "links" / path.name).symlink_to(path)
     paths = list_images(tmp_path / "links")
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     assert store.file == tmp_path.resolve() / "links.pixels"
     np.testing.assert_array_equal(store[1], read_image(paths[1]))
 
@@ -59,9 +60,11 @@ def count_decodes(monkeypatch) -> list:
 
 
 @pytest.mark.parametrize("n_processes", [0, 2])
-def test_store_holds_the_photos_pixels(photos, n_processes):
+def test_store_holds_the_photos_pixels(photos, n_processes, monkeypatch):
+    several = partial(in_processes, n_processes=n_processes)
+    monkeypatch.setattr(pixel_store, "in_processes", several)
     paths = list_images(photos)
-    store = PixelStore(paths, n_processes)
+    store = PixelStore(paths)
     assert store.file.exists() and len(store) == len(paths) == 5
     for i, path in enumerate(paths):
         np.testing.assert_array_equal(store[i], read_image(path))
@@ -72,16 +75,16 @@ def test_photos_are_decoded_once(photos, monkeypatch):
     decoded = count_decodes(monkeypatch)
     paths = list_images(photos)
     for _ in range(3):
-        store = PixelStore(paths, 0)
+        store = PixelStore(paths)
         _ = [store[i] for i in range(len(store))]
     assert len(decoded) == 5
 
 
 def test_some_photos_of_a_folder_use_the_folders_store(photos, monkeypatch):
     paths = list_images(photos)
-    PixelStore(paths, 0)
+    PixelStore(paths)
     decoded = count_decodes(monkeypatch)
-    store = PixelStore([paths[3], paths[1]], 0)
+    store = PixelStore([paths[3], paths[1]])
     np.testing.assert_array_equal(store[0], read_image(paths[3]))
     np.testing.assert_array_equal(store[1], read_image(paths[1]))
     assert decoded == []
@@ -90,7 +93,7 @@ def test_some_photos_of_a_folder_use_the_folders_store(photos, monkeypatch):
 @pytest.mark.parametrize("change", ["edit", "add", "remove", "touch"])
 def test_store_is_built_anew_when_the_folder_changed(photos, change):
     paths = list_images(photos)
-    PixelStore(paths, 0)
+    PixelStore(paths)
     if change == "edit":
         write_image(paths[2], np.full((96, 96, 3), 7, np.uint8))
     elif change == "add":
@@ -100,7 +103,7 @@ def test_store_is_built_anew_when_the_folder_changed(photos, change):
     else:
         os.utime(paths[1], ns=(1, 1))
     paths = list_images(photos)
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     for i, path in enumerate(paths):
         np.testing.assert_array_equal(store[i], read_image(path))
 
@@ -115,22 +118,22 @@ def test_interrupted_build_leaves_no_store(photos, monkeypatch):
 
     monkeypatch.setattr(pixel_store, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        PixelStore(paths, 0)
+        PixelStore(paths)
     assert _beside(photos) == ["hr"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"PIXELS01" + b"\xff" * 40, None])
+@pytest.mark.parametrize("damage", [b"", b"PIXELS02" + b"\xff" * 40, None])
 def test_damaged_store_is_built_anew(photos, damage):
     paths = list_images(photos)
-    file = PixelStore(paths, 0).file
+    file = PixelStore(paths).file
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
-    np.testing.assert_array_equal(PixelStore(paths, 0)[4], read_image(paths[4]))
+    np.testing.assert_array_equal(PixelStore(paths)[4], read_image(paths[4]))
 
 
 def test_broken_photo_is_named_and_leaves_no_store(photos):
     (photos / "0002.png").write_bytes(b"no photo")
     with pytest.raises(ValueError, match=r"0002\.png: cannot be read"):
-        PixelStore(list_images(photos), 0)
+        PixelStore(list_images(photos))
     assert _beside(photos) == ["hr"]
 
 
@@ -138,7 +141,7 @@ def test_store_is_left_out_with_a_note_when_the_disk_is_too_small(photos, monkey
     usage = type(shutil.disk_usage(photos))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**6, 10**6, 1000))
     paths = list_images(photos)
-    store = PixelStore(paths, 0)
+    store = PixelStore(paths)
     assert "No pixel store" in (out := capsys.readouterr().out) and "0.0 GB free" in out
     assert not store.file.exists()
     np.testing.assert_array_equal(store[1], read_image(paths[1]))
@@ -148,7 +151,7 @@ def test_store_is_left_out_with_a_note_when_the_disk_is_too_small(photos, monkey
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_workers_end_with_a_killed_parent(tmp_path):
     code = (
-        "import os, sys, time; from common.data.pixel_store import in_processes\n"
+        "import os, sys, time; from common.data.workers import in_processes\n"
         "def job(i): open(f'{sys.argv[1]}/{os.getpid()}', 'w').close(); time.sleep(100)\n"
         "if __name__ == '__main__': list(in_processes(job, [1, 2], 2))\n"
     )
@@ -175,9 +178,13 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 
 
 def test_store_can_be_sent_to_another_process(photos):
-    store = PixelStore(list_images(photos), 0)
+    store = PixelStore(list_images(photos))
     before = store[2].copy()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store))[2], before)
+
+
+def crop_pair(crops: PairedCrops, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return take_crop(crops, epoch, k, 0), take_crop(crops, epoch, k, 1)
 
 
 @pytest.fixture
@@ -199,7 +206,7 @@ def coordinates(tmp_path):
 
 def test_lr_and_hr_crops_are_of_the_same_place_turned_alike(coordinates):
     for k in range(300):
-        lr, hr = (crop.astype(int) for crop in coordinates.crop(0, k))
+        lr, hr = (crop.astype(int) for crop in crop_pair(coordinates, 0, k))
         assert lr.shape == (4, 4, 3) and hr.shape == (16, 16, 3)
         assert len(np.unique(hr[..., 2])) == 1
         # Each LR pixel is the top left one of its 4x4 HR pixels, before they were turned.
@@ -208,7 +215,7 @@ def test_lr_and_hr_crops_are_of_the_same_place_turned_alike(coordinates):
 
 
 def test_all_flips_turns_and_places_occur(coordinates):
-    crops = [coordinates.crop(1, k)[1].astype(int) for k in range(600)]
+    crops = [crop_pair(coordinates, 1, k)[1].astype(int) for k in range(600)]
     steps = Counter((tuple(c[1, 0] - c[0, 0]), tuple(c[0, 1] - c[0, 0])) for c in crops)
     assert len(steps) == 8 and min(steps.values()) > 40
     tops = {n: {c[..., 0].min() for c in crops if c[0, 0, 2] == n} for n in range(3)}
@@ -217,19 +224,19 @@ def test_all_flips_turns_and_places_occur(coordinates):
 
 def test_crop_depends_on_seed_epoch_and_number_alone(crops, dataset):
     again = PairedCrops(list_pairs(dataset.lr, dataset.hr), patch_size=32, seed=3)
-    _ = [again.crop(5, k) for k in (9, 2, 77)]  # what was drawn before does not matter
+    _ = [crop_pair(again, 5, k) for k in (9, 2, 77)]  # what was drawn before does not matter
     for epoch, k in [(0, 0), (0, 1), (4, 123)]:
-        for a, b in zip(crops.crop(epoch, k), again.crop(epoch, k), strict=True):
+        for a, b in zip(crop_pair(crops, epoch, k), crop_pair(again, epoch, k), strict=True):
             np.testing.assert_array_equal(a, b)
     other = PairedCrops(list_pairs(dataset.lr, dataset.hr), patch_size=32, seed=4)
-    same = [np.array_equal(crops.crop(0, k)[1], other.crop(0, k)[1]) for k in range(10)]
+    same = [np.array_equal(crop_pair(crops, 0, k)[1], crop_pair(other, 0, k)[1]) for k in range(10)]
     assert not any(same)
-    same = [np.array_equal(crops.crop(0, k)[1], crops.crop(1, k)[1]) for k in range(10)]
+    same = [np.array_equal(crop_pair(crops, 0, k)[1], crop_pair(crops, 1, k)[1]) for k in range(10)]
     assert not any(same)
 
 
 def test_every_photo_is_used_once_before_any_is_used_again(coordinates):
-    order = [int(coordinates.crop(2, k)[1][0, 0, 2]) for k in range(15)]
+    order = [int(crop_pair(coordinates, 2, k)[1][0, 0, 2]) for k in range(15)]
     for i in range(0, 15, 3):
         assert sorted(order[i : i + 3]) == [0, 1, 2]
     assert len({tuple(order[i : i + 3]) for i in range(0, 15, 3)}) > 1
@@ -254,7 +261,7 @@ def test_closed_batches_leave_no_worker(crops):
 
 def test_program_that_leaves_its_batches_open_ends_all_the_same(dataset):
     code = (
-        "import sys; from common.data.photos import list_pairs\n"
+        "import sys; from common.data.pairs import list_pairs\n"
         "from common.data.crops import PairedCrops, batches\n"
         "if __name__ == '__main__':\n"
         "    stream = batches(PairedCrops(list_pairs(*sys.argv[1:]), 32, 0), 0, 5, 2, 2)\n"
@@ -277,7 +284,7 @@ def test_batches_can_be_entered_at_any_step(crops):
     expected = first_batches(crops, 0, n=8)
     for a, b in zip(expected[5:], first_batches(crops, 0, first_step=5, n=3), strict=True):
         assert torch.equal(a, b)
-    hr = torch.from_numpy(crops.crop(1, 2 * 4 + 1)[1].copy()).permute(2, 0, 1)
+    hr = torch.from_numpy(crop_pair(crops, 1, 2 * 4 + 1)[1].copy()).permute(2, 0, 1)
     assert torch.equal(expected[5][1], hr)  # step 5 is step 2 of epoch 1
 
 
@@ -295,10 +302,10 @@ def test_several_lr_photos_may_share_an_hr_photo(dataset, tmp_path):
             lr.mkdir(exist_ok=True)
             shutil.copy(path, lr / f"{path.stem}w{w}.png")
     crops = PairedCrops(list_pairs(lr, hr), patch_size=32, seed=0)
-    assert len(crops) == 20 and crops.crop(0, 7)[1].shape == (32, 32, 3)
-    sizes = dict(zip(crops.hr_store.paths, crops.hr_store.sizes, strict=True))
+    assert len(crops) == 20 and crop_pair(crops, 0, 7)[1].shape == (32, 32, 3)
+    sizes = dict(zip(crops.photos[1].paths, crops.photos[1].sizes, strict=True))
     n_bytes = sum(h * w * 3 for h, w in sizes.values())
-    assert len(sizes) == 5 and crops.hr_store.file.stat().st_size < n_bytes + 10_000
+    assert len(sizes) == 5 and crops.photos[1].file.stat().st_size < n_bytes + 10_000
 
 
 def test_photo_smaller_than_a_crop_is_named(dataset):
@@ -318,29 +325,3 @@ def test_file_is_written_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert target.read_text() == "first"
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
-
-
-@pytest.mark.parametrize("unpaired", [False, True])
-def test_photos_in_the_devices_memory_give_the_same_crops(dataset, unpaired):
-    if unpaired:
-        lr, hr = (list_images(folder) for folder in (dataset.lr, dataset.hr))
-        crops = UnpairedPhotos(lr, hr, 24, 96, seed=3, crop=True)
-    else:
-        crops = PairedCrops(list_pairs(dataset.lr, dataset.hr), 64, seed=3)
-    settings = {"first_step": 5, "steps_per_epoch": 4, "batch_size": 6, "workers": 0}
-    cpu = torch.device("cpu")
-    usual = batches(crops, **settings)
-    ours = batches(crops, **settings, device=cpu, on_device=True)
-    assert {cut.turns for cut in (crops.cut(1, k, 1) for k in range(30))} == {0, 1, 2, 3}
-    for _ in range(6):
-        for a, b in zip(next(usual), next(ours), strict=True):
-            assert a.dtype == b.dtype == torch.uint8 and torch.equal(a, b)
-
-
-def test_photos_are_kept_in_a_gpus_memory_where_they_fit(dataset, monkeypatch):
-    crops = PairedCrops(list_pairs(dataset.lr, dataset.hr), 64, seed=3)
-    n_bytes = sum(read_image(p).size for folder in dataset[:2] for p in folder.iterdir())
-    assert not fits(crops, torch.device("cpu"))
-    for free, expected in ((2 * n_bytes + 2, True), (2 * n_bytes - 2, False)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
-        assert fits(crops, torch.device("cuda")) == expected

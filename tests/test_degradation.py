@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from common.data.photos import list_pairs, read_image
+from common.data.pairs import list_pairs
+from common.data.photos import read_image
 from common.data.resize import imresize
 from scripts.evidence.degradation import add_noise, blur, degrade, gaussian_kernel, jpeg
 from tests.conftest import SKIMAGE_DATA

@@ -1,6 +1,5 @@
 """DIV2K's download against a server on this machine, with archives of three small photos."""
 
-import gzip
 import hashlib
 import http.server
 import io
@@ -10,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -67,8 +65,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(data)}")
             return self.end_headers()
-        if isinstance(fault, tuple) and fault[0] == "shifted by":
-            start, fault = start + fault[1], None
         if isinstance(fault, tuple) and fault[0] == "leads to":
             self.send_response(302)
             self.send_header("Location", fault[1])
@@ -120,6 +116,7 @@ def server(monkeypatch):
     server.files, server.plan, server.requests, server.n_endless = {}, {}, [], 0
     server.released = threading.Event()
     monkeypatch.setattr(div2k, "ARCHIVES", {})
+    monkeypatch.setattr(downloading, "PAUSE", PAUSE)
     publish(server, HR, zip_of({f"{HR}/{name}": png(48, name) for name in HR_NAMES}))
     publish(
         server,
@@ -159,7 +156,7 @@ def publish(server, name, data, n_images=3):
 
 
 def download(server, root, **arguments):
-    return download_div2k(root, base_url=server.url, pause=PAUSE, **arguments)
+    return download_div2k(root, base_url=server.url, **arguments)
 
 
 def gets(server, name=HR_ZIP):
@@ -263,8 +260,6 @@ def test_table_is_the_published_one():
     assert div2k.ARCHIVES["DIV2K_valid_HR"] == ("9fcdda83005c5e5997799b69f955ff88", 100)
     assert div2k.ARCHIVES["DIV2K_train_LR_wild"] == ("d00982366bffee7c4739ba7ff1316b3b", 3200)
     assert div2k.ARCHIVES[LR] == ("76c43ec4155851901ebbe8339846d93d", 800)
-    for split, track in itertools.product(("train", "valid"), ("bicubic", "unknown")):
-        assert div2k.TRACKS[track][0].format(split=split) in div2k.ARCHIVES
 
 
 # the network
@@ -299,10 +294,9 @@ def test_attempts_that_made_progress_do_not_count(server, tmp_path):
     assert len(gets(server)) == 11
 
 
-@pytest.mark.parametrize("limit", ["ATTEMPTS", "MAX_CONNECTIONS"])
-def test_download_gives_up_in_the_end(server, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(downloading, limit, 4)
-    server.plan["GET", HR_ZIP] = itertools.repeat("drop" if limit == "ATTEMPTS" else "break")
+def test_download_gives_up_in_the_end(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading, "ATTEMPTS", 4)
+    server.plan["GET", HR_ZIP] = itertools.repeat("drop")
     with pytest.raises(ConnectionError, match=rf"{server.url}/{HR_ZIP}"):
         download(server, tmp_path)
     assert len(gets(server)) == 4
@@ -381,19 +375,20 @@ def test_wrong_bytes_twice_are_an_error_with_both_md5s(server, tmp_path):
 
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_address_that_does_not_exist_fails_at_once(server, tmp_path, status):
-    server.plan["HEAD", LR_ZIP] = itertools.repeat(status)
+    server.plan["HEAD", HR_ZIP] = itertools.repeat(status)
     with pytest.raises(ConnectionError, match=str(status)):
         download(server, tmp_path)
-    assert server.requests == [("HEAD", HR_ZIP, None), ("HEAD", LR_ZIP, None)]
+    assert server.requests == [("HEAD", HR_ZIP, None)]
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_busy_server_is_asked_again_with_growing_pauses(server, tmp_path, monkeypatch, status):
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(downloading, "PAUSE", 2)
     server.plan["HEAD", HR_ZIP] = iter([status] * 5)
     server.plan["GET", HR_ZIP] = iter([status] * 3)
-    assert_complete(tmp_path, download_div2k(tmp_path, base_url=server.url, pause=2.0))
+    assert_complete(tmp_path, download_div2k(tmp_path, base_url=server.url))
     assert pauses == [2, 4, 8, 16, 32, 2, 4, 8]
 
 
@@ -428,49 +423,11 @@ def test_server_that_never_says_the_length_is_enough(server, tmp_path):
     assert_complete(tmp_path, download(server, tmp_path))
 
 
-@pytest.mark.parametrize("length", ["-1", "many", "", "1e3", "9" * 5000, "\u0661"])
-def test_lengths_that_are_none_are_taken_for_unknown(server, tmp_path, length):
-    if not length.isascii():
-        length = length.encode().decode("latin-1")
-    for method in ("HEAD", "GET"):
-        server.plan[method, HR_ZIP] = iter([(("Content-Length", length),)])
-    assert_complete(tmp_path, download(server, tmp_path))
-
-
 def test_length_beyond_the_disk_is_refused(server, tmp_path):
     server.plan["HEAD", HR_ZIP] = iter([(("Content-Length", "9" * 18),)])
-    with pytest.raises(OSError, match=f"GB are needed for {HR}, {LR}"):
+    with pytest.raises(OSError, match=f"GB are needed for {HR_ZIP}"):
         download(server, tmp_path)
     assert gets(server) == []
-
-
-def test_length_that_is_too_short_or_too_long(server, tmp_path):
-    for method in ("HEAD", "GET"):
-        server.plan[method, LR_ZIP] = itertools.repeat((("Content-Length", "100"),))
-        server.plan[method, HR_ZIP] = iter([(("Content-Length", "100000"),)])
-    with pytest.raises(OSError, match=f"{LR_ZIP} came twice with a wrong MD5"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP}  # whose end was found all the same
-
-
-@pytest.mark.parametrize("address", ["/{name}", "{url}/other/{name}"])
-def test_answers_that_lead_in_circles_are_left(server, tmp_path, address):
-    address = address.format(url=server.url, name=HR_ZIP)
-    other = address.removeprefix(server.url).lstrip("/")
-    server.files[other] = b"a"
-    for plan in itertools.product(("HEAD", "GET"), (HR_ZIP, other)):
-        server.plan[plan] = itertools.repeat(("leads to", address))
-    with pytest.raises(ConnectionError, match="redirect"):
-        download(server, tmp_path)
-    assert len(server.requests) < 12
-
-
-@pytest.mark.parametrize("address", ["file:///etc/passwd", "http://[", "data:,photo"])
-def test_answers_that_lead_to_this_machine_or_nowhere_are_refused(server, tmp_path, address):
-    server.plan["HEAD", HR_ZIP] = itertools.repeat(("leads to", address))
-    with pytest.raises(ConnectionError, match="cannot be downloaded"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == set() and gets(server) == []
 
 
 def test_page_in_place_of_the_archive_is_refused(server, tmp_path):
@@ -478,23 +435,6 @@ def test_page_in_place_of_the_archive_is_refused(server, tmp_path):
     with pytest.raises(OSError, match="came twice with a wrong MD5"):
         download(server, tmp_path)
     assert files_in(tmp_path) == set()
-
-
-def test_packed_answer_is_not_unpacked(server, tmp_path):
-    server.files[HR_ZIP] = packed = gzip.compress(bytes(10**7))
-    fault = (("Content-Encoding", "gzip"), ("Content-Length", str(len(packed))))
-    server.plan["GET", HR_ZIP] = itertools.repeat(fault)
-    with pytest.raises(OSError, match=hashlib.md5(packed).hexdigest()):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == set()
-
-
-@pytest.mark.parametrize("shift", [-10, 10])
-def test_another_range_than_was_asked_for_is_not_used(server, tmp_path, shift):
-    (tmp_path / f"{HR_ZIP}.part").write_bytes(server.files[HR_ZIP][:1000])
-    server.plan["GET", HR_ZIP] = iter([("shifted by", shift)])
-    assert_complete(tmp_path, download(server, tmp_path))
-    assert gets(server) == ["bytes=1000-", None]
 
 
 def test_what_a_server_says_cannot_steer_the_terminal(server, tmp_path):
@@ -507,6 +447,7 @@ def test_what_a_server_says_cannot_steer_the_terminal(server, tmp_path):
 def test_offline_fails_soon_and_names_the_ways_on(server, tmp_path, monkeypatch):
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(downloading, "PAUSE", 2)
     with socket.socket() as closed:  # bound, but nobody listens: connections are refused
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -523,7 +464,7 @@ def test_name_that_cannot_be_resolved_counts_as_offline(server, tmp_path, monkey
 
     monkeypatch.setattr(socket, "getaddrinfo", nobody_knows)
     with pytest.raises(ConnectionError, match="not known"):
-        download_div2k(tmp_path, base_url="http://nowhere.invalid", pause=PAUSE)
+        download_div2k(tmp_path, base_url="http://nowhere.invalid")
 
 
 # the disk
@@ -541,9 +482,9 @@ def free_space(monkeypatch):
 
 
 def test_disk_that_is_too_small_stops_before_the_download(server, tmp_path, free_space):
-    needed = 2 * sum(map(len, server.files.values()))
+    needed = 2 * len(server.files[HR_ZIP])
     free_space(needed - 1)
-    with pytest.raises(OSError, match=f"for {HR}, {LR}"):
+    with pytest.raises(OSError, match=f"for {HR_ZIP}"):
         download(server, tmp_path)
     assert gets(server) == gets(server, LR_ZIP) == []
     assert files_in(tmp_path) == set()
@@ -552,22 +493,21 @@ def test_disk_that_is_too_small_stops_before_the_download(server, tmp_path, free
 
 
 def test_bytes_that_lie_there_already_need_no_more_space(server, tmp_path, free_space):
-    (tmp_path / HR_ZIP).write_bytes(server.files[HR_ZIP])
-    (tmp_path / f"{LR_ZIP}.part").write_bytes(server.files[LR_ZIP][:500])
-    needed = len(server.files[HR_ZIP]) + 2 * len(server.files[LR_ZIP]) - 500
+    (tmp_path / f"{HR_ZIP}.part").write_bytes(server.files[HR_ZIP][:500])
+    needed = 2 * len(server.files[HR_ZIP]) - 500
     free_space(needed - 1)
-    with pytest.raises(OSError, match=f"for {HR}, {LR}"):
+    with pytest.raises(OSError, match=f"for {HR_ZIP}"):
         download(server, tmp_path)
     free_space(needed)
     assert_complete(tmp_path, download(server, tmp_path))
 
 
-def test_disk_that_is_too_small_to_unpack_leaves_the_archives(server, tmp_path, free_space):
-    server.plan["HEAD", HR_ZIP] = server.plan["HEAD", LR_ZIP] = itertools.repeat("no length")
+def test_disk_that_is_too_small_to_unpack_leaves_the_archive(server, tmp_path, free_space):
+    server.plan["HEAD", HR_ZIP] = itertools.repeat("no length")
     free_space(10)
     with pytest.raises(OSError, match=f"to unpack {HR_ZIP}"):
         download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
+    assert files_in(tmp_path) == {tmp_path / HR_ZIP}
 
 
 def test_full_disk_is_not_taken_for_a_broken_connection(server, tmp_path, monkeypatch):
@@ -612,114 +552,14 @@ def test_archive_placed_by_hand_is_used_beside_one_to_download(server, tmp_path)
 
 
 def test_damaged_archive_placed_by_hand_is_reported_and_kept(server, tmp_path):
-    (tmp_path / LR_ZIP).write_bytes(server.files[LR_ZIP][:-1])
-    with pytest.raises(OSError, match=f"{LR_ZIP} has the MD5 .*{div2k.ARCHIVES[LR][0]}.*replace"):
+    (tmp_path / HR_ZIP).write_bytes(server.files[HR_ZIP][:-1])
+    with pytest.raises(OSError, match=f"{HR_ZIP} has the MD5 .*{div2k.ARCHIVES[HR][0]}.*replace"):
         download(server, tmp_path)
     assert server.requests == []
-    assert (tmp_path / LR_ZIP).read_bytes() == server.files[LR_ZIP][:-1]
+    assert (tmp_path / HR_ZIP).read_bytes() == server.files[HR_ZIP][:-1]
 
 
 # the archives
-
-
-def link(name):
-    member = zipfile.ZipInfo(name)
-    member.create_system = 3  # Unix
-    member.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return member
-
-
-@pytest.mark.parametrize(
-    "member",
-    [
-        "../0009.png",
-        f"{HR}/../../0009.png",
-        "/tmp/0009.png",
-        "C:/0009.png",
-        f"{HR}/C:0009.png",
-        f"{HR}\\..\\0009.png",
-        "elsewhere/0009.png",
-        "0009.png",
-        link(f"{HR}/0009.png"),
-        link(f"{HR}/elsewhere"),
-    ],
-    ids=lambda member: getattr(member, "filename", member),
-)
-def test_archive_with_a_member_that_leads_elsewhere_is_refused(server, tmp_path, member):
-    files = {f"{HR}/{name}": png(48, name) for name in HR_NAMES} | {member: b"/etc/passwd"}
-    publish(server, HR, zip_of(files))
-    root = tmp_path / "a" / "b" / "c"
-    with pytest.raises(OSError, match=rf"expected {HR}/\*\.png only"):
-        download(server, root)
-    assert files_in(tmp_path) == {root / HR_ZIP, root / LR_ZIP}
-
-
-def test_photos_that_swell_are_refused(server, tmp_path):
-    publish(server, HR, zip_of({f"{HR}/{name}": bytes(10**6) for name in HR_NAMES}))
-    with pytest.raises(OSError, match="swell to 3000000 bytes"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
-
-
-def test_bombs_within_the_archive_stay_packed(server, tmp_path):
-    """Archives in the archive are left out; a photo is as large as it was said to be at most."""
-    bomb = zip_of({"bomb": bytes(10**7)})
-    files = {f"{HR}/{name}": png(48, name) for name in HR_NAMES}
-    publish(server, HR, zip_of({**files, f"{HR}/0004.zip": bomb}))
-    assert_complete(tmp_path, download(server, tmp_path))
-
-
-def with_changed(data, name, **fields):
-    """Return an archive whose directory says other `fields` of the member `name`."""
-    buffer = io.BytesIO(data)
-    with zipfile.ZipFile(buffer, "a") as zipped:
-        member = zipped.getinfo(name)
-        for field, value in fields.items():
-            setattr(member, field, value)
-        zipped._didModify = True
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"file_size": 10},  # the photo unpacks to more
-        {"compress_size": 10},
-        {"flag_bits": 1},  # encrypted
-        {"compress_type": 97},
-        {"header_offset": 0},  # all photos lie in one place
-        {"filename": f"{HR}/0009.png", "orig_filename": f"{HR}/0009.png"},
-    ],
-    ids=lambda fields: "-".join(map(str, next(iter(fields.items())))),
-)
-def test_archive_whose_directory_lies_is_refused(server, tmp_path, fields):
-    data = with_changed(server.files[HR_ZIP], f"{HR}/{HR_NAMES[1]}", **fields)
-    publish(server, HR, data)
-    with pytest.raises(OSError, match=rf"{HR_ZIP} (cannot be unpacked|packs 0002\.png as)"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("name", [f"{HR}/0001.png", f"{HR}/deeper/0001.png"])
-def test_archive_that_holds_a_photo_twice_is_refused(server, tmp_path, name):
-    buffer = io.BytesIO(server.files[HR_ZIP])
-    with zipfile.ZipFile(buffer, "a") as zipped:
-        zipped.writestr(name, b"another photo")
-    publish(server, HR, buffer.getvalue())
-    with pytest.raises(OSError, match=r"holds 0001\.png twice"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
-
-
-def test_name_with_a_zero_byte_is_refused(server, tmp_path):
-    name = f"{HR}/0004.png"
-    data = zip_of({f"{HR}/{n}": png(48, n) for n in HR_NAMES} | {name: b"a"})
-    data = data.replace(name.encode(), name.encode()[:-4] + b"\0/..")
-    publish(server, HR, data)
-    with pytest.raises(OSError, match=rf"expected {HR}/\*\.png only"):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
 
 
 @pytest.mark.parametrize("names", [HR_NAMES[:2], [*HR_NAMES, "0004.png"]])
@@ -727,7 +567,7 @@ def test_archive_with_a_wrong_number_of_photos_is_refused(server, tmp_path, name
     publish(server, HR, zip_of({f"{HR}/{name}": png(48, name) for name in names}))
     with pytest.raises(OSError, match=f"holds {len(names)} images, expected 3"):
         download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
+    assert files_in(tmp_path) == {tmp_path / HR_ZIP}
 
 
 def test_other_files_beside_the_photos_are_left_out(server, tmp_path):
@@ -738,34 +578,8 @@ def test_other_files_beside_the_photos_are_left_out(server, tmp_path):
     assert_complete(tmp_path, download(server, tmp_path))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed"])
-def test_archive_that_breaks_while_it_is_unpacked_leaves_nothing(server, tmp_path, damage):
-    data = bytearray(server.files[HR_ZIP])
-    if damage == "truncated":
-        del data[-100:]
-    else:
-        data[len(data) // 2] ^= 255
-    publish(server, HR, bytes(data))
-    with pytest.raises(
-        OSError, match=rf"{HR_ZIP} cannot be unpacked \(.*: delete it and run again"
-    ):
-        download(server, tmp_path)
-    assert files_in(tmp_path) == {tmp_path / HR_ZIP, tmp_path / LR_ZIP}
-
-
 def test_half_unpacked_folder_that_a_killed_process_left_is_redone(server, tmp_path):
     for leftover in f".{HR}.unpacking", "DIV2K_train_LR_bicubic/.X4.unpacking":
         (tmp_path / leftover).mkdir(parents=True)
         (tmp_path / leftover / "0009.png").write_bytes(b"half")
     assert_complete(tmp_path, download(server, tmp_path))
-
-
-def test_hr_photo_without_lr_photo_is_an_error_that_keeps_the_archives(server, tmp_path):
-    names = ["0001x4.png", "0002x4.png", "0004x4.png"]
-    files = {f"DIV2K_train_LR_bicubic/X4/{name}": png(12, name) for name in names}
-    publish(server, LR, zip_of(files))
-    for _ in range(2):  # also when all that is left to do is the check
-        with pytest.raises(OSError, match=r"lacks 1 .*such as 0003x4\.png"):
-            download(server, tmp_path)
-    assert (tmp_path / HR_ZIP).exists()
-    assert (tmp_path / LR_ZIP).exists()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.photos import image_size, list_images, list_pairs, read_image, write_image
+from common.data.pairs import list_images, list_pairs
+from common.data.photos import image_size, read_image, write_image
 
 RAMP = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from common.data.resize import resize
 from common.measure.metrics import psnr_ssim_y
-from common.vae.diagnostics import deviations, latent_figures
+from common.vae.diagnostics import deviations, latent_diagnostics
 
 
 def checkerboard(size: int) -> torch.Tensor:
@@ -52,7 +52,7 @@ def patches():
 
 def test_figures_of_a_z_that_carries_something(patches):
     lr, hr, strengths = patches
-    figures = latent_figures(Toy(), Knowing(), lr, hr, n_samples=60)
+    figures = latent_diagnostics(Toy(), Knowing(), lr, hr, n=60)
     # KL(N(m, 0.1^2) || N(0, 1)) = -log 0.1 + (0.01 + m^2 - 1) / 2, and nothing of z[1].
     kl = math.log(10) + (0.01 + strengths.square().mean().item() - 1) / 2
     assert figures["kl"] == pytest.approx(kl, rel=0.02)
@@ -77,7 +77,7 @@ def test_figures_of_a_z_that_is_dead(patches):
         def decode(self, z, bicubic):
             return bicubic
 
-    figures = latent_figures(Dead(), None, lr, hr)
+    figures = latent_diagnostics(Dead(), None, lr, hr)
     assert figures["kl"] == 0 and figures["active_units"] == 0 and figures["sigma_ratio"] == 1
     assert figures["std_high"] == figures["std_low"] == 0
     assert figures["psnr_q"] == figures["psnr_mean"] == figures["psnr_other"]
@@ -87,13 +87,13 @@ def test_z_of_another_patch_is_that_of_the_one_before(patches):
     lr, hr, strengths = patches
     other = Toy().decode(strengths.roll(1)[:, None], resize(lr, 4))
     expected = [psnr_ssim_y(a[None], b[None])[0] for a, b in zip(other, hr, strict=True)]
-    figures = latent_figures(Toy(), Knowing(), lr, hr)
+    figures = latent_diagnostics(Toy(), Knowing(), lr, hr)
     assert figures["psnr_other"] == pytest.approx(sum(expected) / 6, abs=0.5)
 
 
 def test_figures_are_the_same_each_time(patches):
     lr, hr, _ = patches
-    a, b = (latent_figures(Toy(), Knowing(), lr, hr) for _ in range(2))
+    a, b = (latent_diagnostics(Toy(), Knowing(), lr, hr) for _ in range(2))
     assert a == b
 
 

@@ -21,7 +21,8 @@ from PIL import Image, ImageOps
 
 from common.data import pixel_store
 from common.data.crops import PairedCrops
-from common.data.photos import image_size, list_images, list_pairs, read_image, write_image
+from common.data.pairs import list_images, list_pairs
+from common.data.photos import image_size, read_image, write_image
 from common.data.pixel_store import PixelStore
 from common.measure.validation import Validation
 from CycleGAN.dataset import UnpairedPhotos
@@ -153,7 +154,7 @@ def test_photo_that_vanishes_after_it_was_listed_is_named(tmp_path, monkeypatch)
     paths = [tmp_path / "gone.png", tmp_path / "there.png"]
     monkeypatch.setattr(pixel_store, "list_images", lambda folder: paths)
     with pytest.raises(ValueError, match=r"gone\.png: cannot be read \(No such file"):
-        PixelStore(paths[1:], 0)
+        PixelStore(paths[1:])
     for read in (read_image, image_size):
         with pytest.raises(ValueError, match=r"gone\.png: there is no such file"):
             read(paths[0])
@@ -191,7 +192,7 @@ def what_training_reads(
     lr_paths = [lr / f"{path.stem}x4.png" for path in paths]
 
     def paired() -> dict[str, Pixels]:
-        return of_store(PairedCrops(list_pairs(lr, hr), 16, 0).hr_store)
+        return of_store(PairedCrops(list_pairs(lr, hr), 16, 0).photos[1])
 
     def unpaired() -> dict[str, Pixels]:
         return of_store(UnpairedPhotos(lr_paths, paths, 4, 16, crop=True).photos[1])
@@ -201,7 +202,7 @@ def what_training_reads(
         photos = Validation(pairs, 10**6).photos
         return {path.name: photo.hr for (_, path), photo in zip(pairs, photos, strict=True)}
 
-    for read in (lambda: of_store(PixelStore(paths, 0)), paired, unpaired, held_out):
+    for read in (lambda: of_store(PixelStore(paths)), paired, unpaired, held_out):
         found = attempt(read)
         for odd in group:
             pixels = found if isinstance(found, ValueError) else found[odd.name]

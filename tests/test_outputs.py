@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from common import checkpoint
-from common.data.photos import list_pairs, read_image, write_image
+from common.data.pairs import list_pairs
+from common.data.photos import read_image, write_image
 from common.run.flags import command_line
 from scripts.compare import compare
 from scripts.evaluate import evaluate

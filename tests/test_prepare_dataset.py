@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.photos import list_pairs, read_image, write_image
+from common.data.pairs import list_pairs
+from common.data.photos import read_image, write_image
 from scripts.prepare_dataset import prepare_dataset
 from tests.conftest import SKIMAGE_DATA
 from tests.test_resize import matlab_imresize

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from common import checkpoint
-from common.data.photos import list_pairs, read_image, write_image
+from common.data.pairs import list_pairs
+from common.data.photos import read_image, write_image
 from common.data.resize import imresize
 from common.measure.pictures import busiest_crop, grid
 from common.run.flags import command_line

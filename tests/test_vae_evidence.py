@@ -9,7 +9,8 @@ import torch
 from torchvision.models import alexnet
 
 from common import checkpoint
-from common.data.photos import list_pairs, read_image, to_tensor
+from common.data.pairs import list_pairs
+from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
 from common.vae.diagnostics import deviations
 from ESRGAN.model import GeneratorRRDB

@@ -1,4 +1,7 @@
-"""MATLAB's `imresize` (bicubic), the resampling behind every published 4x figure."""
+"""MATLAB's `imresize` (bicubic), the resampling behind every published 4x figure.
+
+`factor` is 1/4, 1/2, 2 or 4 throughout.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,8 @@ def imresize(image: np.ndarray, factor: float) -> np.ndarray:
     """Resize 8-bit pixels with the values MATLAB's `imresize(image, factor, "bicubic")` gives.
 
     Bicubic with a = -0.5, antialiased when `factor` < 1; rows first, then columns, each rounded
-    half up to 8 bits; borders replicated (Keys 1981, "Cubic Convolution Interpolation").
-
-    Args:
-        image: (H, W, C) uint8, C 3 or more.
-        factor: 1/4, 1/2, 2 or 4.
-    Returns:
-        (ceil(H * factor), ceil(W * factor), C) uint8.
+    half up to 8 bits; borders replicated (Keys 1981, "Cubic Convolution Interpolation"). Takes
+    (H, W, C) uint8, C 3 or more, and gives (ceil(H * factor), ceil(W * factor), C).
     """
     return _imresize(torch.tensor(image).double(), factor).byte().contiguous().numpy()
 
@@ -29,11 +27,7 @@ def imresize(image: np.ndarray, factor: float) -> np.ndarray:
 def imresize_batch(images: torch.Tensor, factor: float) -> torch.Tensor:
     """Resize float images as `imresize` does, rounding to 8 bits before, between and after.
 
-    Args:
-        images: (N, C, H, W) in [0, 1], on any device.
-        factor: 1/4, 1/2, 2 or 4.
-    Returns:
-        (N, C, ceil(H * factor), ceil(W * factor)), float64 in [0, 1].
+    (N, C, H, W) in [0, 1] -> (N, C, ceil(H * factor), ceil(W * factor)), float64 in [0, 1].
     """
     n, c = images.shape[:2]
     pixels = (images.double() * 255).round().clamp(0, 255)
@@ -41,82 +35,8 @@ def imresize_batch(images: torch.Tensor, factor: float) -> torch.Tensor:
     return pixels.unflatten(2, (n, c)).permute(2, 3, 0, 1)
 
 
-def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
-    """Resize float images as `imresize` does, without its rounding; gradients pass.
-
-    Args:
-        images: (N, C, H, W); H and W multiples of 1/factor where it reduces.
-        factor: 1/4, 1/2, 2 or 4.
-    Returns:
-        (N, C, H * factor, W * factor), float32 or more, not clamped: bicubic overshoots at edges.
-    """
-    images = images.to(torch.promote_types(images.dtype, torch.float32))
-    images = functional.pad(images, (_BORDER,) * 4, mode="replicate")
-    # In whole numbers, so that the network can be exported for photos of any size.
-    size = tuple(
-        n * round(factor) if factor > 1 else n // round(1 / factor) for n in images.shape[2:]
-    )
-    if images.requires_grad:
-        images = _by_matrices(images, size)
-    else:
-        images = functional.interpolate(images, size, mode="bicubic", antialias=True)
-    border = round(_BORDER * factor)
-    return images[..., border:-border, border:-border]
-
-
-def _by_matrices(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return what `interpolate` does; its gradient is slow, and varies from run to run on CUDA."""
-    rows, columns = (
-        _matrix(n_in, n_out, images) for n_in, n_out in zip(images.shape[2:], size, strict=True)
-    )
-    with torch.autocast(images.device.type, enabled=False):
-        return rows @ images @ columns.T
-
-
-def _matrix(n_in: int, n_out: int, images: torch.Tensor) -> torch.Tensor:
-    """Return the weights (n_out, n_in) of a resampling, where `images` are and as they are."""
-    inputs, outputs = (
-        torch.arange(n, dtype=torch.float64, device=images.device) + 0.5 for n in (n_in, n_out)
-    )
-    x = (outputs[:, None] * (n_in / n_out) - inputs).abs() * min(1, n_out / n_in)
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2  # Keys, a = -0.5
-    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
-    return (weights / weights.sum(1, keepdim=True)).to(images.dtype)
-
-
-def detail(images: torch.Tensor, factor: int = 4) -> torch.Tensor:
-    """Return what float images (N, C, H, W) lose when they are scaled down by `factor`, 2 or 4."""
-    return images - resize(resize(images, 1 / factor), factor)
-
-
-def project(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
-    """Add to `sr` what it lacks of `lr` when it is scaled down, x <- x + up(y - down(x)).
-
-    Back-projection (Irani and Peleg 1991), for LR that was made by bicubic. Gradients pass.
-
-    Args:
-        sr, lr: (N, C, 4H, 4W) and (N, C, H, W).
-        times: how often.
-    """
-    for _ in range(times):
-        sr = sr + resize(lr - resize(sr, 1 / 4), 4)
-    return sr
-
-
-def project_and_clamp(sr: torch.Tensor, lr: torch.Tensor, times: int = 10) -> torch.Tensor:
-    """Project `sr` onto `lr` and clamp it to [0, 1], by turns.
-
-    10 times find an image that fits both. To clamp in the end only spoils the projection where a
-    photo is black or white.
-    """
-    sr = sr.clamp(0, 1)
-    for _ in range(times):
-        sr = project(sr, lr, 1).clamp_(0, 1)
-    return sr
-
-
 def _imresize(pixels: torch.Tensor, factor: float) -> torch.Tensor:
-    """Resize (H, W, C) float64, whole numbers, to such of the new size."""
+    """Resize (H, W, C) float64 of whole numbers to whole numbers."""
     pixels = _resize_rows(pixels, factor)
     return _resize_rows(pixels.transpose(0, 1), factor).transpose(0, 1)
 
@@ -134,3 +54,68 @@ def _resize_rows(pixels: torch.Tensor, factor: float) -> torch.Tensor:
     top, out_h = round(_BORDER * factor), math.ceil(h * factor)
     image = image[0, 0, top : top + out_h].add(0.5).floor().clamp(0, 255)
     return image.reshape(out_h, w, c)
+
+
+def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Resize float images as `imresize` does, without its rounding; gradients pass.
+
+    (N, C, H, W) -> (N, C, H * factor, W * factor), float32 or more, not clamped: bicubic overshoots
+    at edges. H and W are multiples of 1/factor where it reduces.
+    """
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    images = functional.pad(images, (_BORDER,) * 4, mode="replicate")
+    # In whole numbers, so that the network can be exported for photos of any size.
+    size = tuple(
+        n * round(factor) if factor > 1 else n // round(1 / factor) for n in images.shape[2:]
+    )
+    if images.requires_grad:
+        images = _resize_by_matrices(images, size)
+    else:
+        images = functional.interpolate(images, size, mode="bicubic", antialias=True)
+    border = round(_BORDER * factor)
+    return images[..., border:-border, border:-border]
+
+
+def _resize_by_matrices(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return what `interpolate` does; its gradient is slow, and varies from run to run on CUDA."""
+    rows, columns = (_matrix(a, b, images) for a, b in zip(images.shape[2:], size, strict=True))
+    with torch.autocast(images.device.type, enabled=False):
+        return rows @ images @ columns.T
+
+
+def _matrix(n_in: int, n_out: int, images: torch.Tensor) -> torch.Tensor:
+    """Return the weights (n_out, n_in) of a resampling, of the type and device of `images`."""
+    inputs, outputs = (
+        torch.arange(n, dtype=torch.float64, device=images.device) + 0.5 for n in (n_in, n_out)
+    )
+    x = (outputs[:, None] * (n_in / n_out) - inputs).abs() * min(1, n_out / n_in)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2  # Keys, a = -0.5
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
+    return (weights / weights.sum(1, keepdim=True)).to(images.dtype)
+
+
+def detail(images: torch.Tensor, factor: int = 4) -> torch.Tensor:
+    """Return what float images (N, C, H, W) lose when they are scaled down by `factor`, 2 or 4."""
+    return images - resize(resize(images, 1 / factor), factor)
+
+
+def project(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
+    """Add to SR (N, C, 4H, 4W), `times` times, what it lacks of LR (N, C, H, W) when scaled down.
+
+    x <- x + up(y - down(x)): back-projection (Irani and Peleg 1991), for LR that was made by
+    bicubic. Gradients pass.
+    """
+    for _ in range(times):
+        sr = sr + resize(lr - resize(sr, 1 / 4), 4)
+    return sr
+
+
+def project_and_clamp(sr: torch.Tensor, lr: torch.Tensor, times: int = 10) -> torch.Tensor:
+    """Project `sr` onto `lr` and clamp it to [0, 1], by turns; 10 times suffice to fit both.
+
+    Clamping only at the end would spoil the projection where a photo is black or white.
+    """
+    sr = sr.clamp(0, 1)
+    for _ in range(times):
+        sr = project(sr, lr, 1).clamp_(0, 1)
+    return sr

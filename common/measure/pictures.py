@@ -16,28 +16,23 @@ def enlarge(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def grid(rows: list[list[tuple[str, np.ndarray]]]) -> np.ndarray:
     """Lay out rows of (caption, picture) on white, each caption above its picture.
 
-    Args:
-        rows: captions of one line, "" for none; pictures (H, W, 3) uint8.
-    Returns:
-        (H, W, 3) uint8.
+    Captions are one line, "" for none; pictures and the result (H, W, 3) uint8.
     """
     font = ImageFont.load_default(size=15)
-    heights, width = [], 0
-    for row in rows:
-        has_text = any(caption for caption, _ in row)
-        heights.append((has_text * _LINE, max(picture.shape[0] for _, picture in row)))
-        width = max(width, sum(picture.shape[1] + _GAP for _, picture in row) + _GAP)
-    height = sum(text + picture + 2 * _GAP for text, picture in heights)
+    lines = [_LINE if any(caption for caption, _ in row) else 0 for row in rows]
+    heights = [max(len(picture) for _, picture in row) for row in rows]
+    width = max(sum(picture.shape[1] + _GAP for _, picture in row) + _GAP for row in rows)
+    height = sum(lines) + sum(heights) + 2 * _GAP * len(rows)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     y = 0
-    for row, (text_height, picture_height) in zip(rows, heights, strict=True):
+    for row, line, height in zip(rows, lines, heights, strict=True):
         x = _GAP
         for caption, picture in row:
             draw.text((x, y + 2), caption, fill="black", font=font)
-            sheet.paste(Image.fromarray(picture), (x, y + text_height + _GAP))
+            sheet.paste(Image.fromarray(picture), (x, y + line + _GAP))
             x += picture.shape[1] + _GAP
-        y += text_height + picture_height + 2 * _GAP
+        y += line + height + 2 * _GAP
     return np.asarray(sheet)
 
 

@@ -10,11 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from common.data.pairs import Pairs
 from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.measure.metrics import psnr_ssim_y
 from common.measure.pictures import busiest_crop, enlarge, grid
 from common.progress import progress_bar
+
+_N_DRAWN = 3  # photos
+_DRAWN_SIZE = 48  # LR pixels of a drawn crop
 
 Upscale = Callable[[torch.Tensor], torch.Tensor]
 
@@ -31,39 +35,20 @@ class Photo(NamedTuple):
 class Validation:
     """Measures PSNR-Y and SSIM-Y on photos held in memory, and draws the same crops each time.
 
-    Args:
-        pairs: (LR path, HR path) of each photo.
-        max_size: larger photos are cut to their central `max_size` HR pixels each way.
-        n_samples: how many of the photos are drawn.
-        sample_size: HR pixels of a drawn crop, cut where the photo has most detail.
-    Raises:
-        ValueError: a photo is too small for SSIM; the message names it.
+    Larger photos are cut to their central `max_size` HR pixels each way. Raises `ValueError`, which
+    names the photo, when one is too small for SSIM.
     """
 
-    def __init__(
-        self,
-        pairs: list[tuple[Path, Path]],
-        max_size: int,
-        n_samples: int = 3,
-        sample_size: int = 192,
-    ):
+    def __init__(self, pairs: Pairs, max_size: int):
         self.photos = [_read_photo(lr, hr, max_size) for lr, hr in pairs]
-        self.crops = [
-            (photo, busiest_crop(photo.lr, sample_size // 4), sample_size // 4)
-            for photo in self.photos[:n_samples]
-        ]
         scores = [psnr_ssim_y(to_tensor(p.bicubic), to_tensor(p.hr)) for p in self.photos]
         self.bicubic_psnr_y, self.bicubic_ssim_y = (fmean(s) for s in zip(*scores, strict=True))
 
     def patches(self, n: int, size: int) -> list[torch.Tensor]:
         """Return `n` aligned patches, one from each photo by turns, the same each time.
 
-        Args:
-            size: of LR, in pixels.
-        Returns:
-            LR (n, 3, size, size) and HR (n, 3, 4 size, 4 size) in [0, 1].
-        Raises:
-            ValueError: a photo is smaller than a patch; the message names it.
+        LR (n, 3, size, size) and HR (n, 3, 4 size, 4 size) in [0, 1]. Raises `ValueError`, which
+        names the photo, when one is smaller.
         """
         rng = np.random.default_rng(0)
         pairs = []
@@ -82,29 +67,24 @@ class Validation:
 
     @torch.inference_mode()
     def measure(
-        self,
-        upscale: Upscale,
-        device: torch.device,
-        picture: Path,
-        samples: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        self, upscale: Upscale, device: torch.device, picture: Path, samples: Upscale | None = None
     ) -> tuple[float, float]:
         """Return the mean PSNR-Y (dB) and SSIM-Y, and write `picture` (LR | bicubic | SR | HR).
 
-        Args:
-            upscale: LR (1, 3, h, w) in [0, 1] to SR (1, 3, 4h, 4w), on `device`.
-            samples: LR to further versions of SR (n, 1, 3, 4h, 4w), drawn beside SR.
+        `upscale` takes LR (1, 3, h, w) in [0, 1] on `device` to SR (1, 3, 4h, 4w), `samples` to
+        further versions (n, 1, 3, 4h, 4w), which are drawn beside SR.
         """
-        scores, drawn = [], {}
-        shown = {photo.name for photo, _, _ in self.crops}
+        scores, rows = [], []
         for photo in progress_bar(self.photos, desc="validating", leave=False, disable=None):
-            sr = upscale(to_tensor(photo.lr).to(device)).float()
+            lr = to_tensor(photo.lr).to(device)
+            sr = upscale(lr).float()
             scores.append(psnr_ssim_y(sr, to_tensor(photo.hr).to(device)))
-            if photo.name in shown:
-                versions = samples(to_tensor(photo.lr).to(device)) if samples else ()
-                drawn[photo.name] = {"SR": to_uint8(sr)} | {
-                    f"sample {i}": to_uint8(version) for i, version in enumerate(versions, 1)
-                }
-        rows = [sample_row(p, drawn[p.name], place, size) for p, place, size in self.crops]
+            if len(rows) < _N_DRAWN:
+                drawn = {"SR": to_uint8(sr)}
+                for i, version in enumerate(samples(lr) if samples else (), 1):
+                    drawn[f"sample {i}"] = to_uint8(version)
+                place = busiest_crop(photo.lr, _DRAWN_SIZE)
+                rows.append(sample_row(photo, drawn, place, _DRAWN_SIZE))
         write_image(picture, grid(rows))
         psnr_y, ssim_y = (fmean(values) for values in zip(*scores, strict=True))
         return psnr_y, ssim_y
@@ -118,15 +98,11 @@ def sample_row(
     `place` (top, left) and `size` are in LR pixels.
     """
     top, left = place
-
-    def cut(pixels: np.ndarray) -> np.ndarray:
-        return pixels[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
-
-    hr = cut(photo.hr)
-    lr = enlarge(photo.lr[top : top + size, left : left + size], hr.shape[:2])
-    row = [(f"LR  {photo.name}", lr), ("bicubic", cut(photo.bicubic))]
-    row += [(name, cut(pixels)) for name, pixels in results.items()]
-    return [*row, ("HR", hr)]
+    large = {"bicubic": photo.bicubic, **results, "HR": photo.hr}
+    rows, columns = slice(4 * top, 4 * (top + size)), slice(4 * left, 4 * (left + size))
+    row = [(name, pixels[rows, columns]) for name, pixels in large.items()]
+    lr = photo.lr[top : top + size, left : left + size]
+    return [(f"LR  {photo.name}", enlarge(lr, row[-1][1].shape[:2])), *row]
 
 
 def _read_photo(lr_path: Path, hr_path: Path, max_size: int) -> Photo:

@@ -25,15 +25,10 @@ SHOWN = ("active_units", "psnr_q", "std_high")  # printed after each epoch
 
 
 @torch.inference_mode()
-def latent_figures(
-    model: nn.Module,
-    recognition: nn.Module | None,
-    lr: torch.Tensor,
-    hr: torch.Tensor,
-    n_samples: int = 4,
-    seed: int = 0,
+def latent_diagnostics(
+    model: nn.Module, posterior: nn.Module | None, lr: torch.Tensor, hr: torch.Tensor, n: int = 4
 ) -> dict[str, float]:
-    """Return figures of a model on patches, means over them; the noise is the same each time.
+    """Return means over patches; the noise of the `n` samples of each is the same each time.
 
     kl: KL(q || p) in nats a patch.
     active_units: latent numbers with Var[(mu_q - mu_p) / sigma_p] > 0.01 over the patches (after
@@ -42,23 +37,22 @@ def latent_figures(
     psnr_q, psnr_other, psnr_mean, psnr_sample: PSNR-Y (dB) with z drawn from q, from q of the patch
         before, with the mean of p, and drawn from p.
     std_high, std_low: `deviations` of the samples of a patch.
-    lr_psnr, lr_psnr_worst: LR-PSNR (dB) of the samples in 8 bits, of their mean squared errors'
-        mean, and the lowest.
+    lr_psnr, lr_psnr_worst: LR-PSNR (dB) of the samples in 8 bits, by their mean squared error, and
+        the lowest.
 
     Args:
-        model: with `encode`, `decode` and `finish`; in eval mode.
-        recognition: q(z|HR,LR), in eval mode. None: a model trained without; then its p(z|LR) takes
-            the place of q, and N(0, 1) that of p in kl, active_units and sigma_ratio.
-        lr, hr: (N, 3, h, w) and (N, 3, 4h, 4w) in [0, 1], of different photos one after the other.
+        model: with `encode` (the prior p), `decode` and `finish`; in eval mode.
+        posterior: q(z|HR,LR), in eval mode. None: a model trained without; then p(z|LR) takes its
+            place, and N(0, 1) that of p in kl, active_units and sigma_ratio.
+        lr, hr: (N, 3, h, w) and (N, 3, 4h, 4w) in [0, 1], neighbours of different photos.
     """
     mu, logvar, features = model.encode(lr)
     p = q = mu, logvar
-    if recognition is None:
+    if posterior is None:
         p = torch.zeros_like(mu), torch.zeros_like(logvar)
     else:
-        q = recognition(hr, lr)
-    noise = torch.randn(n_samples, *mu.shape, generator=torch.Generator().manual_seed(seed))
-    noise = noise.to(lr.device)
+        q = posterior(hr, lr)
+    noise = torch.randn(n, *mu.shape, generator=torch.Generator().manual_seed(0)).to(lr.device)
 
     def render(z: torch.Tensor) -> torch.Tensor:
         return model.finish(model.decode(z, features), lr)
@@ -86,12 +80,9 @@ def latent_figures(
 
 
 def deviations(samples: torch.Tensor) -> tuple[float, float]:
-    """Return the standard deviation over the samples in the high and in the low frequencies.
+    """Return the standard deviation over samples (n, N, 3, 4H, 4W) in [0, 1], in 1/255.
 
-    In 1/255, mean over all values: of what LR lacks, and of the samples scaled down to LR's size.
-
-    Args:
-        samples: (n, N, 3, 4H, 4W) in [0, 1], n 2 or more.
+    Means over all values of what LR lacks, and of the samples scaled down to LR's size.
     """
     low = torch.stack([resize(sample, 1 / 4) for sample in samples])
     high = torch.stack([detail(sample) for sample in samples])

@@ -18,13 +18,10 @@ def gaussian(mean: torch.Tensor, logvar: torch.Tensor) -> Gaussian:
     return mean.float(), logvar.float().clamp(-_LOGVAR_LIMIT, _LOGVAR_LIMIT)
 
 
-def seen_by_q(hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-    """Return what q(z|HR,LR) looks at: what HR has beyond bicubic, and LR, at LR's size.
+def recognition_input(hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    """Return the posterior's input: HR's detail beyond bicubic, and LR, both at LR's size.
 
-    Args:
-        hr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
-    Returns:
-        (N, 51, H, W)
+    (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1] -> (N, 51, H, W).
     """
     beyond = functional.pixel_unshuffle(hr - resize(lr, 4), 4)  # (N, 48, H, W)
     return torch.cat([_DETAIL_SCALE * beyond, lr], 1)
@@ -46,17 +43,13 @@ def kl_terms(q: Gaussian, p: Gaussian, free_nats: float) -> tuple[torch.Tensor, 
 
     In nats an image, summed over the latent numbers; sg stops the gradient (KL balancing, Hafner et
     al. 2021, arXiv 2010.02193). Free bits (Kingma et al. 2016, arXiv 1606.04934, eq. 15), of each
-    number's mean over the batch, keep q from giving up numbers early. The prior's term has none, or
-    p would not be fitted below them.
-
-    Args:
-        q, p: means and log variances, (N, ...).
-        free_nats: of each latent number.
+    number's mean over the batch, keep the posterior q from giving up numbers early. The term of the
+    prior p has none, or p would not be fitted below them.
     """
     fixed_q, fixed_p = (tuple(x.detach() for x in gaussian) for gaussian in (q, p))
-    of_q = kl_divergence(q, fixed_p).mean(0).clamp(min=free_nats).sum()
-    of_p = kl_divergence(fixed_q, p).mean(0).sum()
-    return of_q, of_p
+    posterior_term = kl_divergence(q, fixed_p).mean(0).clamp(min=free_nats).sum()
+    prior_term = kl_divergence(fixed_q, p).mean(0).sum()
+    return posterior_term, prior_term
 
 
 def draw(gaussian: Gaussian, noise: torch.Tensor) -> torch.Tensor:
@@ -71,10 +64,7 @@ def sampling_noise(
     """Return temperature * N(0, 1) of (n, *shape) for `draw`; the same for the same `seed`.
 
     Drawn on the CPU, so that a seed means the same on every device; without a seed torch's own
-    random numbers are taken.
-
-    Raises:
-        ValueError: n is below 1, or temperature below 0.
+    random numbers are taken. Raises `ValueError` for n below 1 or temperature below 0.
     """
     if n < 1 or temperature < 0:
         raise ValueError(
@@ -86,7 +76,7 @@ def sampling_noise(
 
 
 def warmed_up(progress: float, start: float, end: float) -> float:
-    """Return 0 up to `start`, 1 from `end` on, linear between; all of them shares of the run."""
+    """Return 0 up to `start`, 1 from `end` on, linear between; all are shares of the run."""
     if progress >= end:
         return 1.0
     return max(0.0, (progress - start) / (end - start)) if end > start else 0.0

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from common.data.crops import PairedCrops
-from common.data.photos import list_pairs, read_image, write_image
+from common.data.crops import PairedCrops, take_crop
+from common.data.pairs import list_pairs
+from common.data.photos import read_image, write_image
 from common.data.resize import imresize
 from common.progress import progress_bar
 from scripts.builtin_photos import TRAIN
@@ -79,7 +80,8 @@ def from_store(pairs: Pairs, patch_size: int) -> Callable[[int], None]:
     numbers = itertools.count()
 
     def cut(k: int) -> None:
-        lr, hr = crops.crop(0, next(numbers))
+        k = next(numbers)
+        lr, hr = (take_crop(crops, 0, k, domain) for domain in (0, 1))
         lr.copy(), hr.copy()
 
     return cut

@@ -37,7 +37,7 @@ def train_two_steps(
     """Train two steps of `SETTINGS[name]`, changed by `changes`; the result has nothing to do."""
     function, settings = SETTINGS[name]
     settings = settings | {"steps_per_epoch": 2, "n_valid": 1, "valid_crop": 256, "workers": 0}
-    settings |= {"photos_on_gpu": False, "device": device} | changes
+    settings |= {"device": device} | changes
     if settings.get("n_epochs_gan"):
         settings["vgg_weights"] = vgg_weights
     with quiet_folder() as folder:

@@ -71,7 +71,7 @@ def our_psnr_step(
     """
     where = torch.device(device)
     crops = PairedCrops(pairs, patch_size, seed=0)
-    stream = batches(crops, 0, 1000, batch_size, workers, where, on_device=None)
+    stream = batches(crops, 0, 1000, batch_size, workers)
     if not new_crops:
         stream = itertools.repeat(next(stream))
     generator = GeneratorRRDB(n_blocks, conv_last=conv_last)

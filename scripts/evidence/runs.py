@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data.pairs import Pairs
-from common.data.photos import list_pairs, write_image
-from common.data.pixel_store import in_processes
+from common.data.pairs import Pairs, list_pairs
+from common.data.photos import write_image
+from common.data.workers import in_processes
 from common.div2k import download_div2k
 from common.files import written_whole
 from common.progress import progress_bar

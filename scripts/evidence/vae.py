@@ -34,7 +34,7 @@ from common.measure.pictures import grid
 from common.measure.validation import Validation
 from common.progress import progress_bar
 from common.run.flags import command_line
-from common.vae.diagnostics import deviations, latent_figures
+from common.vae.diagnostics import deviations, latent_diagnostics
 from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
 from CVAE.train_cvae import train_cvae
@@ -151,7 +151,7 @@ def vae_evidence(
             for name in sets:
                 row = {"network": run.title, "set": name, "seed": run.seed}
                 both = [images.to(where) for images in patches[name]]
-                row |= latent_figures(network, recognition, *both)
+                row |= latent_diagnostics(network, recognition, *both)
                 if name in pairs:
                     row |= _on_photos(network, pairs[name], n_samples, spatial_lpips)
                     row["seconds"] = run.seconds

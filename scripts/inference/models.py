@@ -17,16 +17,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from common import checkpoint
 from common.data.resize import resize
 from common.device import choose_device
-from common.plain import plain
+from common.files import one_line
 from CVAE.model import CVAE, OVERLAP, PATCH
 from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
 from ESRGAN.model import GeneratorRRDB, load_published
 from scripts.inference.openvino_network import OpenVINONetwork
 from scripts.inference.tiles import enlarge_in_bands
-from scripts.inference.untrusted import built
+from scripts.inference.untrusted import built, load_foreign
 from SRVAE.model import SRVAE, STRIDE
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, torch.Tensor)
@@ -203,7 +202,7 @@ def load_model(
 
 def _load_weights(path: Path) -> dict:
     if path.suffix != ".safetensors":
-        return checkpoint.load(path)
+        return load_foreign(path)
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -227,7 +226,7 @@ def _recognise(path: Path, weights: dict) -> tuple[str, nn.Module]:
     try:
         name, network = _network_of(weights)
     except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
-        reason = plain(str(error).partition("\n")[0])
+        reason = one_line(str(error).partition("\n")[0])
         raise ValueError(f"{path} holds no network that enlarges images: {reason}") from error
     tensors = (value for value in network.state_dict().values() if torch.is_tensor(value))
     if not all(tensor.isfinite().all() for tensor in tensors):

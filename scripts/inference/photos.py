@@ -18,8 +18,7 @@ import pyvips
 import torch
 from PIL import Image
 
-from common.data.opened import exif_of, opened, orientation, require_file
-from common.data.photos import read_image
+from common.data.photos import exif_of, open_image, orientation, read_image, require_file
 from common.files import require_free_space, written_whole
 
 WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
@@ -125,7 +124,7 @@ def _exif(path: Path) -> tuple[Image.Exif, int | None]:
     """Return EXIF without thumbnail and layout, and the orientation, None where it is not read."""
     exif, turned = Image.Exif(), None
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             turned = orientation(image)
             found = exif_of(image)
             for tag in _DESCRIPTIVE & found.keys():

@@ -20,6 +20,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from common import checkpoint
+from common.files import one_line
+
 # What a pickle of tensors and plain values names. torch also allows what makes memory out of a
 # number: bytearray, torch.Tensor, sparse tensors.
 _NAMED = re.compile(
@@ -28,6 +31,27 @@ _NAMED = re.compile(
 )
 
 _MOST_SHARED = 8  # names for the same values, on average: a best network may be the newest as well
+
+
+def load_foreign(path: str | Path) -> dict[str, Any]:
+    """Load a file of weights as `checkpoint.load` does, unless it asks for more than it holds.
+
+    Raises:
+        ValueError: it does, or there is no such file, or it is damaged or no checkpoint; the
+            message names it.
+    """
+    try:
+        if Path(path).is_file():  # or `load` says what is wrong
+            refuse_bombs(path)
+    except Exception as error:  # damaged files raise many kinds
+        reason = one_line(error) or type(error).__name__
+        raise ValueError(f"{path} is damaged or no checkpoint of tensors: {reason}") from error
+    content = checkpoint.load(path)
+    try:
+        refuse_swollen(content, Path(path).stat().st_size)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no checkpoint of tensors: {error}") from None
+    return content
 
 
 def refuse_bombs(path: str | Path) -> None:

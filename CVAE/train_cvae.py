@@ -44,7 +44,7 @@ import torch
 from torch.nn import functional
 
 from common.data.resize import project
-from common.processes import on_first
+from common.processes import on_main
 from common.run.ema import update_ema
 from common.run.flags import command_line
 from common.run.training import Training
@@ -178,7 +178,7 @@ def train_cvae(
             epoch.validate(
                 lambda lr: average_model.sample(lr, temperature=0)[0],
                 lambda lr: average_model.sample(lr, 2, seed=seed),
-                on_first(latent_diagnostics, average_model, average_posterior, *patches),
+                on_main(latent_diagnostics, average_model, average_posterior, *patches),
                 SHOWN,
             )
             networks = {"cvae": average_model}

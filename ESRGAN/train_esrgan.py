@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.perceptual import VGG19Features
-from common.processes import mean_of_all
+from common.processes import batch_mean
 from common.run.ema import update_ema
 from common.run.flags import command_line
 from common.run.training import Training
@@ -55,7 +55,7 @@ def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor
         winner, loser: logits (N, 1), of any precision.
     """
     winner, loser = winner.float(), loser.float()  # as their differences are small
-    above, below = winner - mean_of_all(loser.mean()), loser - mean_of_all(winner.mean())
+    above, below = winner - batch_mean(loser), loser - batch_mean(winner)
     return (functional.softplus(-above).mean() + functional.softplus(below).mean()) / 2
 
 

@@ -39,7 +39,7 @@ import torch
 from torch.nn import functional
 
 from common.data.resize import project
-from common.processes import mean_of_all, on_first
+from common.processes import batch_mean, on_main
 from common.run.ema import update_ema
 from common.run.flags import command_line
 from common.run.training import Training
@@ -158,7 +158,7 @@ def train_srvae(
                 losses = {"reconstruction": functional.l1_loss(sr, hr)}
                 losses["kl_q"], losses["kl"] = kl_terms(q, (mu, logvar), free_nats)
                 kl = kl_weight * losses["kl_q"] + prior_weight * losses["kl"]
-                loss = laplace_nll(mean_of_all(losses["reconstruction"])) + kl / hr[0].numel()
+                loss = laplace_nll(batch_mean(losses["reconstruction"])) + kl / hr[0].numel()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -168,7 +168,7 @@ def train_srvae(
             epoch.validate(
                 lambda lr: average_model.sample(lr, temperature=0)[0],
                 lambda lr: average_model.sample(lr, 2, seed=seed),
-                on_first(latent_diagnostics, average_model, average_posterior, *patches),
+                on_main(latent_diagnostics, average_model, average_posterior, *patches),
                 SHOWN,
             )
             networks = {"srvae": average_model, "recognition": average_posterior}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from common.device import is_out_of_memory
 from common.files import written_whole
 
 
@@ -30,7 +31,8 @@ def save(path: str | Path, content: dict[str, Any], previous: Path | None = None
 def load(path: str | Path) -> dict[str, Any]:
     """Read what `save` wrote, on the CPU; nothing in the file is executed.
 
-    Raises `ValueError`, which names the file, when it is missing, damaged or no checkpoint.
+    Raises `ValueError`, which names the file, when it is missing, damaged or no checkpoint; errors
+    of reading and of memory as they are.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file")
@@ -38,6 +40,8 @@ def load(path: str | Path) -> dict[str, Any]:
         _refuse_damage_and_programs(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
+        if isinstance(error, OSError) or is_out_of_memory(error):  # which say nothing of the file
+            raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         if re.search("weights.only", reason, re.IGNORECASE):  # torch's advice is to execute it
             reason = "it holds something else, nothing of which was executed"

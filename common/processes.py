@@ -23,7 +23,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Return whether this process writes, measures and prints."""
     return rank() == 0
 
@@ -34,27 +34,23 @@ def count() -> int:
 
 
 def join(device: torch.device) -> None:
-    """Find the other processes that `torchrun` has started; all but the first fall silent.
-
-    Args:
-        device: where this process computes.
-    """
+    """Find the other processes that `torchrun` has started; all but the first fall silent."""
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(distributed.destroy_process_group)
     if rank():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (until the process ends)
 
 
-def on_first(function: Callable, *arguments: Any) -> Any:
+def on_main(function: Callable, *arguments: Any) -> Any:
     """Call `function` in the first process alone, and return its result in all of them."""
     if count() == 1:
         return function(*arguments)
-    results = [function(*arguments) if is_first() else None]
+    results = [function(*arguments) if is_main() else None]
     distributed.broadcast_object_list(results)
     return results[0]
 
 
-def from_all(value: Any) -> list[Any]:
+def gather(value: Any) -> list[Any]:
     """Return the values of all processes, in their order."""
     values = [value] * count()
     if count() > 1:
@@ -62,12 +58,17 @@ def from_all(value: Any) -> list[Any]:
     return values
 
 
-def mean_of_all(value: torch.Tensor) -> torch.Tensor:
-    """Return the mean of `value` over the processes; gradients pass."""
-    return _SumOfAll.apply(value) / count() if count() > 1 else value
+def mean_across_processes(value: torch.Tensor) -> torch.Tensor:
+    """Return the mean of `value` over the processes, number by number; gradients pass."""
+    return _SumAcrossProcesses.apply(value) / count() if count() > 1 else value
 
 
-class _SumOfAll(torch.autograd.Function):
+def batch_mean(values: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the whole batch, of which each process has a part; gradients pass."""
+    return mean_across_processes(values.mean())
+
+
+class _SumAcrossProcesses(torch.autograd.Function):
     """The sum over the processes; what depends on it in any of them sends a gradient back."""
 
     @staticmethod
@@ -78,7 +79,7 @@ class _SumOfAll(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return _SumOfAll.forward(context, gradient)
+        return _SumAcrossProcesses.forward(context, gradient)
 
 
 @torch.no_grad()
@@ -94,7 +95,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-class BatchNormOfAll(nn.BatchNorm2d):
+class BatchNormAcrossProcesses(nn.BatchNorm2d):
     """Batch norm by the mean and variance of all processes' batches, on CPUs as well as GPUs."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -102,8 +103,8 @@ class BatchNormOfAll(nn.BatchNorm2d):
             return super().forward(x)
         dims = (0, 2, 3)
         x32 = x.float()
-        mean = mean_of_all(x32.mean(dims))
-        variance = mean_of_all((x32 - mean[:, None, None]).square().mean(dims))
+        mean = mean_across_processes(x32.mean(dims))
+        variance = mean_across_processes((x32 - mean[:, None, None]).square().mean(dims))
         with torch.no_grad():
             n = x.numel() // x.shape[1] * count()
             self.running_mean.lerp_(mean, self.momentum)
@@ -118,4 +119,4 @@ def share_batch_norm(network: nn.Module) -> None:
     """Let the network's batch norms look at all processes' batches, where there are several."""
     for layer in network.modules():
         if count() > 1 and type(layer) is nn.BatchNorm2d:
-            layer.__class__ = BatchNormOfAll
+            layer.__class__ = BatchNormAcrossProcesses

@@ -9,14 +9,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.processes import is_first
+from common.processes import is_main
 
 _SECONDS = 10.0  # between the lines of a bar that nobody watches
 
 
 def progress_bar(iterable: Iterable | None = None, **options: Any) -> tqdm:
     """Return a tqdm bar; where nobody watches (a pipe, a file) it writes a line now and then."""
-    if not is_first():
+    if not is_main():
         options["disable"] = True
     if sys.stderr.isatty():
         return tqdm(iterable, **options)

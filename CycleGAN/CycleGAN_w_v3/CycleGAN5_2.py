@@ -52,7 +52,7 @@ from torch.nn import functional
 from common.data.resize import detail, resize
 from common.measure.validation import Validation
 from common.perceptual import VGG19Features
-from common.processes import count, mean_of_all
+from common.processes import batch_mean, count
 from common.run.ema import update_ema
 from common.run.flags import command_line
 from common.run.training import Training
@@ -96,7 +96,7 @@ def discriminator_loss(
     """
     real, fake = real.float(), fake.float()
     if relativistic:
-        real, fake = real - mean_of_all(fake.mean()), fake - mean_of_all(real.mean()) + 1
+        real, fake = real - batch_mean(fake), fake - batch_mean(real) + 1
     return ((real - 1).square().mean() + fake.square().mean()) / 2
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import shutil
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from common import checkpoint, processes
 from common.device import is_out_of_memory
@@ -19,6 +20,8 @@ from common.run.log import write_log
 from common.run.progress import Progress
 
 _STATES = ("state.pth", "state_previous.pth")
+_CONFIG = "config.json"
+_PATTERNS = ("*.pth", _CONFIG, "log.csv", "curves.png", "samples")  # what runs are known by
 _VERSION = 2  # of a state's content
 _TAKE_MEMORY = ("batch_size", "patch_size", "lr_size", "hr_size", "n_features", "n_blocks")
 _TAKE_MEMORY += ("discriminator_features", "valid_crop")
@@ -35,7 +38,7 @@ class RunFolder:
         config: the hyperparameters; a state holds its own.
         fixed: names of those that cannot change when a run is resumed.
     Attributes:
-        progress, rows: how far the run is, and its log; of the state that is resumed.
+        progress, rows: how far the run is, and its log.
     Raises:
         BlockingIOError: another process writes to the folder.
         FileExistsError: an earlier run lies there; neither `resume` nor `overwrite` is set.
@@ -59,12 +62,12 @@ class RunFolder:
         self.config = config | versions | {"processes": processes.count()}
         self.changes: list[dict[str, Any]] = []  # of hyperparameters, each time it was resumed
         state = None
-        if processes.is_first():
+        if processes.is_main():
             refuse_unwritable(path)
             if path.exists():
                 with self._locked():
                     state = self._earlier_state(fixed, resume)
-        self._state = processes.on_first(lambda: state)
+        self._state = processes.on_main(lambda: state)
         self.progress, self.rows = Progress(), []
         if self._state is not None:
             self.progress, self.rows = Progress(**self._state["progress"]), self._state["rows"]
@@ -75,13 +78,14 @@ class RunFolder:
             f"another run writes to {self.path}: wait until it ends, stop it, or write elsewhere "
             "(out_dir=..., --out-dir ...)"
         )
-        return locked(self.path, wait_for=None, refusal=refusal)
+        return locked(self.path / "run", wait_for=None, refusal=refusal)
 
     def _earlier_state(self, fixed: tuple[str, ...], resume: bool) -> dict[str, Any] | None:
-        earlier = _files_of_run(self.path)
+        earlier = [p.name for pattern in _PATTERNS for p in sorted(self.path.glob(pattern))]
+        earlier = [name for name in earlier if name[0] != "."]  # a killed process was writing those
         if earlier and not (resume or self.overwrite):
             raise FileExistsError(
-                f"{self.path} holds an earlier run ({_names(earlier)}): continue it (resume=True, "
+                f"{self.path} holds a run ({', '.join(earlier)}): continue it (resume=True, "
                 "--resume), write elsewhere (out_dir=..., --out-dir ...), or delete it and start "
                 "anew (overwrite=True, --overwrite)"
             )
@@ -89,11 +93,11 @@ class RunFolder:
             return None
         state = self._last_state()
         if state is None:
-            networks = [p for p in earlier if p.suffix == ".pth" and p.name not in _STATES]
+            networks = [n for n in earlier if n.endswith(".pth") and "state" not in n]
             if networks:
                 raise ValueError(
-                    f"{self.path} holds {_names(networks)}, but no good state.pth to resume: write "
-                    "elsewhere (out_dir=..., --out-dir ...), or delete it and start anew "
+                    f"{self.path} holds {', '.join(networks)}, but no good state.pth to resume: "
+                    "write elsewhere (out_dir=..., --out-dir ...), or delete it and start anew "
                     "(overwrite=True, --overwrite)"
                 )
             print(f"{self.path} holds no state.pth to resume: starting from the beginning")
@@ -173,14 +177,14 @@ class RunFolder:
         state = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"version": _VERSION, "progress": asdict(self.progress), "rows": self.rows}
         state |= {"config": self.config, "changes": self.changes}
-        state["random"] = processes.from_all(checkpoint.random_state(self._device))
-        if processes.is_first():
+        state["random"] = processes.gather(checkpoint.random_state(self._device))
+        if processes.is_main():
             newest, previous = (self.path / name for name in _STATES)
             checkpoint.save(newest, state, previous)
 
     def __enter__(self) -> RunFolder:
         with contextlib.ExitStack() as stack:
-            if processes.is_first():
+            if processes.is_main():
                 stack.enter_context(self._locked())
                 self._begin()
             if self._is_new:
@@ -192,16 +196,41 @@ class RunFolder:
         if self._stamp() != self._seen:
             raise BlockingIOError(f"another run has written to {self.path} just now: run again")
         if self.overwrite:
-            for path in _files_of_run(self.path):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._delete_run()
         for folder in (self.path, self.path / "samples"):
             remove_leftovers(folder, older_than=0)
-        content = json.dumps(self.config | {"changes": self.changes}, indent=2)
-        with written_whole(self.path / "config.json") as temporary:
-            temporary.write_text(content + "\n", encoding="utf-8")
+        self._write_config()
         # Without an epoch that was logged but not saved when the run was killed: it comes again.
         log = self.path / "log.csv"
         write_log(log, self.rows) if self.rows else log.unlink(missing_ok=True)
+
+    def _write_config(self) -> None:
+        more = {"changes": self.changes, "networks": self.progress.networks}
+        with written_whole(self.path / _CONFIG) as temporary:
+            content = json.dumps(self.config | more, indent=2)
+            temporary.write_text(content + "\n", encoding="utf-8")
+
+    def _delete_run(self) -> None:
+        """Delete the files that a run has written, and nothing else that lies beside them."""
+        with contextlib.suppress(OSError, ValueError):  # no config.json: no run
+            networks = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))["networks"]
+            names = [*_STATES, *(f"damaged_{state}" for state in _STATES)]
+            names += [*(f"{network}.pth" for network in networks), "log.csv", "curves.png"]
+            for file in (self.path / name for name in (*names, _CONFIG)):
+                file.unlink(missing_ok=True)
+            for picture in (self.path / "samples").glob("*.png"):
+                if re.fullmatch(r"([a-z]+_)?\d{4,}", picture.stem):
+                    picture.unlink()
+
+    def write_networks(self, networks: dict[str, nn.Module]) -> None:
+        """Write NAME.pth of each, a plain state_dict; config.json names them."""
+        if processes.is_main():
+            new = [name for name in networks if name not in self.progress.networks]
+            self.progress.networks += new
+            if new:
+                self._write_config()
+            for name, network in networks.items():
+                checkpoint.save(self.path / f"{name}.pth", network.state_dict())
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
         self._held.close()
@@ -215,14 +244,18 @@ class RunFolder:
                 f"{self._device} has too little memory: lower {', '.join(lower)}. "
                 f"{self._last_good()} ({str(error).splitlines()[0]})"
             ) from error
+        if "DataLoader worker" in str(error):
+            raise ChildProcessError(
+                f"a process that cuts crops was killed; was there too little memory? "
+                f"{self._last_good()}: resume with fewer workers (now {self.config['workers']})"
+            ) from error
         if isinstance(error, OSError | RuntimeError):
             kind = OSError if isinstance(error, OSError) else RuntimeError
             raise kind(f"{error}. {self._last_good()}: resume from it (--resume)") from error
 
     def _last_good(self) -> str:
-        for name in _STATES:
+        for path in (self.path / name for name in _STATES):
             with contextlib.suppress(ValueError):
-                path = self.path / name
                 return f"The last good checkpoint is {path}, {_place(checkpoint.load(path))}"
         return "There is no good checkpoint"
 
@@ -230,13 +263,3 @@ class RunFolder:
 def _place(state: dict[str, Any]) -> str:
     place = {k: state["progress"][k] for k in ("stage", "epoch", "step")}
     return ", ".join(f"{k} {v}" for k, v in place.items() if v != "")
-
-
-def _names(paths: list[Path]) -> str:
-    return ", ".join(path.name for path in paths)
-
-
-def _files_of_run(path: Path) -> list[Path]:
-    patterns = ("*.pth", "config.json", "log.csv", "curves.png", "samples")
-    found = [file for pattern in patterns for file in sorted(path.glob(pattern))]
-    return [file for file in found if file.name[0] != "."]  # those a killed process was writing

@@ -15,7 +15,7 @@ from torch import nn
 
 from common.data.crops import crops_of_step
 from common.files import written_whole
-from common.processes import mean_of_all
+from common.processes import mean_across_processes
 
 
 def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
@@ -64,7 +64,7 @@ class LossMeter:
         """
         if self._waiting:
             together = torch.cat([values for _, _, values in self._waiting])
-            numbers = iter(mean_of_all(together).tolist())
+            numbers = iter(mean_across_processes(together).tolist())
             for step, names, _ in self._waiting:
                 values = {name: next(numbers) for name in names}
                 self._refuse_non_finite(title, step, values)

@@ -18,6 +18,7 @@ class Progress:
     epochs_since_best: int = 0
     figures: dict[str, float] = field(default_factory=dict)  # the last step's, for the log
     finished: dict[str, int] = field(default_factory=dict)  # stages, and the epochs they were given
+    networks: list[str] = field(default_factory=list)  # names of those that were written
 
     def begin_stage(self, stage: str) -> None:
         self.stage, self.epoch, self.step = stage, 0, 0

@@ -41,5 +41,5 @@ class StopSignal:
         if processes.count() == 1:
             self.signal = self._received
         elif step % every == 0:
-            self.signal = max(processes.from_all(self._received))
+            self.signal = max(processes.gather(self._received))
         return self.signal

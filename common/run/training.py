@@ -152,13 +152,13 @@ class Training:
 
     def write(self, networks: dict[str, nn.Module]) -> None:
         """Write NAME.pth of each."""
-        for name, network in networks.items() if processes.is_first() else ():
-            checkpoint.save(self.out_dir / f"{name}.pth", network.state_dict())
+        self.folder.write_networks(networks)
 
     def load(self, name: str) -> dict[str, torch.Tensor] | None:
-        """Return the weights in this run's NAME.pth, on its device; None: it has none yet."""
+        """Return the weights in this run's NAME.pth, on its device; None: it has written none."""
         path = self.out_dir / f"{name}.pth"
-        weights = processes.on_first(lambda: checkpoint.load(path) if path.exists() else None)
+        written = name in self.progress.networks
+        weights = processes.on_main(lambda: checkpoint.load(path) if written else None)
         return weights and {key: value.to(self.device) for key, value in weights.items()}
 
 
@@ -214,7 +214,7 @@ class Epoch:
         progress.finish_epoch()
         stage = {"stage": progress.stage} if progress.stage else {}
         picture = "_".join([*stage.values(), f"{progress.epoch:04d}.png"])
-        psnr_y, ssim_y = processes.on_first(
+        psnr_y, ssim_y = processes.on_main(
             training.validation.measure,
             upscale,
             training.device,
@@ -241,7 +241,7 @@ class Epoch:
             best: networks that are written only after the epoch with the stage's best PSNR-Y.
         """
         training = self.training
-        if processes.is_first():
+        if processes.is_main():
             write_log(training.out_dir / "log.csv", training.rows)
             baseline = training.validation.bicubic_psnr_y
             plot_curves(training.out_dir / "curves.png", training.rows, baseline, training.panels)

@@ -38,10 +38,7 @@ def written_whole(path: str | Path, previous: Path | None = None) -> Iterator[Pa
 
 
 def remove_leftovers(folder: Path, path: Path | None = None, older_than: float = 3600) -> None:
-    """Delete what killed processes left of `path` (None: of any file) that they were writing.
-
-    A file younger than `older_than` seconds may still be written to, unless a lock forbids it.
-    """
+    """Delete what killed processes left of `path` (None: of any file), `older_than` seconds ago."""
     name = r"\..+" if path is None else re.escape(_beginning(path.stem))
     suffix = "" if path is None else re.escape(path.suffix) + "$"
     for found in folder.glob(".*.tmp*"):

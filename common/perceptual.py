@@ -37,7 +37,9 @@ class VGG19Features(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         tensors = checkpoint.load(_downloaded() if weights is None else weights)
-        tensors = {k[9:]: v for k, v in tensors.items() if str(k).startswith("features.")}
+        tensors = {
+            str(k).removeprefix("features."): v for k, v in tensors.items() if "features." in str(k)
+        }
         try:
             self.features.load_state_dict(tensors)
         except RuntimeError as error:

@@ -131,5 +131,4 @@ def batches(
 
 def to_device(batch: tuple[torch.Tensor, ...], device: torch.device) -> list[torch.Tensor]:
     """Move uint8 (N, 3, H, W) to `device` and make them float32 in [0, 1] there."""
-    on_device = [images.to(device, non_blocking=True) for images in batch]
-    return [images.to(torch.float32).div_(255) for images in on_device]
+    return [images.to(device, non_blocking=True).float().div_(255) for images in batch]

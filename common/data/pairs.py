@@ -51,9 +51,7 @@ def choose_folders(
     """
     for a, b in ((lr, hr), (valid_lr, valid_hr)):
         if (a is None) != (b is None):
-            raise ValueError(
-                f"LR folder {a} and HR folder {b}: give both, or neither to train on DIV2K"
-            )
+            raise ValueError(f"LR folder {a}, HR folder {b}: give both, or neither to use DIV2K")
     if lr is None:
         hr, lr = download_div2k("div2k")
         if valid_lr is None:

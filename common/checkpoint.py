@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import tarfile
 import zipfile
@@ -40,7 +41,8 @@ def load(path: str | Path) -> dict[str, Any]:
         _refuse_damage_and_programs(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
-        if isinstance(error, OSError) or is_out_of_memory(error):  # which say nothing of the file
+        unreadable = isinstance(error, OSError) and error.errno != errno.EINVAL
+        if unreadable or is_out_of_memory(error):  # which says nothing of its content
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         if re.search("weights.only", reason, re.IGNORECASE):  # torch's advice is to execute it

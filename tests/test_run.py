@@ -158,7 +158,8 @@ def test_checkpoint_survives_a_disk_without_room_for_the_next(tmp_path):
 def test_second_run_in_one_folder_is_refused_and_the_first_unharmed(dataset, broken, unbroken):
     code = (
         "import sys; from common.files import locked\n"
-        f"with locked({str(broken)!r}, wait_for=None): print('held', flush=True); sys.stdin.read()"
+        f"with locked({str(broken / 'run')!r}, wait_for=None):\n"
+        "    print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -199,7 +200,7 @@ def test_folder_is_free_again_after_an_error(dataset, tmp_path):
     with pytest.raises(FloatingPointError) as kept:  # as a notebook keeps the last error
         train_esrgan(**dataset.folders(), **SMALL, learning_rate=1e30, out_dir=tmp_path / "a")
     assert kept.value.__traceback__
-    with locked(tmp_path / "a", wait_for=None):
+    with locked(tmp_path / "a" / "run", wait_for=None):
         pass
     resume(dataset, tmp_path / "a", learning_rate=1e-4, n_epochs=1, n_epochs_gan=0)
     assert len(rows_of(tmp_path / "a")) == 1
@@ -352,7 +353,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     with run:
         pass
     assert {path.name for path in (tmp_path / "a").rglob("*")} == {
-        "samples", ".mine", "notes.tmp", "config.json", "state.pth"
+        "samples", ".mine", "notes.tmp", "config.json", "state.pth", ".run.lock"
     }  # fmt: skip
 
 

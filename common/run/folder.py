@@ -20,11 +20,13 @@ from common.run.log import write_log
 from common.run.progress import Progress
 
 _STATES = ("state.pth", "state_previous.pth")
-_CONFIG = "config.json"
-_PATTERNS = ("*.pth", _CONFIG, "log.csv", "curves.png", "samples")  # what runs are known by
 _VERSION = 2  # of a state's content
+_CONFIG = "config.json"
+_SIGNS = ("*.pth", _CONFIG, "log.csv", "curves.png", "samples")  # of a run
 _TAKE_MEMORY = ("batch_size", "patch_size", "lr_size", "hr_size", "n_features", "n_blocks")
 _TAKE_MEMORY += ("discriminator_features", "valid_crop")
+_ELSEWHERE = "write elsewhere (out_dir=..., --out-dir ...)"
+_ANEW = "delete it and start anew (overwrite=True, --overwrite)"
 
 
 class RunFolder:
@@ -57,8 +59,8 @@ class RunFolder:
         if resume and overwrite:
             raise ValueError("resume and overwrite exclude each other: choose one")
         self.path, self.overwrite = path, overwrite
-        versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
         config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in config.items()}
+        versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
         self.config = config | versions | {"processes": processes.count()}
         self.changes: list[dict[str, Any]] = []  # of hyperparameters, each time it was resumed
         state = None
@@ -68,61 +70,52 @@ class RunFolder:
                 with self._locked():
                     state = self._earlier_state(fixed, resume)
         self._state = processes.on_main(lambda: state)
-        self.progress, self.rows = Progress(), []
-        if self._state is not None:
-            self.progress, self.rows = Progress(**self._state["progress"]), self._state["rows"]
+        self.progress = Progress(**self._state["progress"]) if self._state else Progress()
+        self.rows: list[dict[str, Any]] = self._state["rows"] if self._state else []
         self._seen = self._stamp()
 
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
-        refusal = (
-            f"another run writes to {self.path}: wait until it ends, stop it, or write elsewhere "
-            "(out_dir=..., --out-dir ...)"
-        )
+    def _locked(self) -> contextlib.AbstractContextManager[Any]:
+        refusal = f"another run writes to {self.path}: wait until it ends, stop it, or {_ELSEWHERE}"
         return locked(self.path / "run", wait_for=None, refusal=refusal)
 
     def _earlier_state(self, fixed: tuple[str, ...], resume: bool) -> dict[str, Any] | None:
-        earlier = [p.name for pattern in _PATTERNS for p in sorted(self.path.glob(pattern))]
-        earlier = [name for name in earlier if name[0] != "."]  # a killed process was writing those
-        if earlier and not (resume or self.overwrite):
+        found = [file.name for sign in _SIGNS for file in sorted(self.path.glob(sign))]
+        found = [name for name in found if name[0] != "."]  # a killed process was writing those
+        if found and not (resume or self.overwrite):
             raise FileExistsError(
-                f"{self.path} holds a run ({', '.join(earlier)}): continue it (resume=True, "
-                "--resume), write elsewhere (out_dir=..., --out-dir ...), or delete it and start "
-                "anew (overwrite=True, --overwrite)"
+                f"{self.path} holds an earlier run ({', '.join(found)}): continue it (resume=True, "
+                f"--resume), {_ELSEWHERE}, or {_ANEW}"
             )
-        if not resume:
-            return None
-        state = self._last_state()
-        if state is None:
-            networks = [n for n in earlier if n.endswith(".pth") and "state" not in n]
+        state = self._last_state() if resume else None
+        if state is not None:
+            self._compare(state, fixed)
+        elif resume:
+            networks = [name for name in found if name.endswith(".pth") and "state" not in name]
             if networks:
                 raise ValueError(
                     f"{self.path} holds {', '.join(networks)}, but no good state.pth to resume: "
-                    "write elsewhere (out_dir=..., --out-dir ...), or delete it and start anew "
-                    "(overwrite=True, --overwrite)"
+                    f"{_ELSEWHERE}, or {_ANEW}"
                 )
             print(f"{self.path} holds no state.pth to resume: starting from the beginning")
-        else:
-            self._compare(state, fixed)
         return state
 
     def _last_state(self) -> dict[str, Any] | None:
         """Return the newest state that is not damaged, None when there is none."""
-        for name in _STATES:
-            path = self.path / name
+        for path in (self.path / name for name in _STATES):
             if not path.exists():
                 continue
             try:
                 state = checkpoint.load(path)
             except ValueError as error:
                 print(error)
-                path.replace(path.with_name(f"damaged_{name}"))
+                path.replace(path.with_name(f"damaged_{path.name}"))
                 continue
             if state.get("version") != _VERSION:
                 raise ValueError(
-                    f"{path} is the state of an earlier version of this script: write elsewhere "
-                    "(out_dir=..., --out-dir ...), or start anew (overwrite=True, --overwrite)"
+                    f"{path} is the state of an earlier version of this script: {_ELSEWHERE}, or "
+                    f"{_ANEW}"
                 )
-            if name != _STATES[0]:
+            if path.name != _STATES[0]:
                 print(f"continuing from the last good checkpoint, {path}: {_place(state)}")
             return state
         return None
@@ -149,27 +142,22 @@ class RunFolder:
         return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
 
     def restore(self, parts: dict[str, Any], device: torch.device) -> None:
-        """Set the parts of a run to what the state holds of them, and keep them for `save`.
+        """Set networks, optimisers, ... to what the state holds of them; keep them for `save`.
 
         Optimisers keep the hyperparameters that they were made with, but for the learning rate.
-
-        Args:
-            parts: networks, optimisers and whatever else has a `state_dict`, by name.
         """
         self._parts, self._device = parts, device
         if processes.rank():  # others draw other numbers
             torch.manual_seed(torch.initial_seed() + processes.rank())
         state, self._state = self._state, None  # (it takes as much memory as the networks)
         self._is_new = state is None
-        if state is None:
-            return
-        for name, part in parts.items():
+        for name, part in parts.items() if state else ():
             groups = getattr(part, "param_groups", [])
             made_with = [{k: g[k] for k in g if k not in ("params", "lr")} for g in groups]
             part.load_state_dict(state[name])
             for group, values in zip(getattr(part, "param_groups", []), made_with, strict=True):
                 group.update(values)
-        if processes.rank() < len(state["random"]):
+        if state and processes.rank() < len(state["random"]):
             checkpoint.set_random_state(state["random"][processes.rank()], device)
 
     def save(self) -> None:
@@ -181,6 +169,33 @@ class RunFolder:
         if processes.is_main():
             newest, previous = (self.path / name for name in _STATES)
             checkpoint.save(newest, state, previous)
+
+    def write_networks(self, networks: dict[str, nn.Module]) -> None:
+        """Write NAME.pth of each, a plain state_dict; config.json has the names."""
+        if not processes.is_main():
+            return
+        if new := [name for name in networks if name not in self.progress.networks]:
+            self.progress.networks += new
+            self._write_config()
+        for name, network in networks.items():
+            checkpoint.save(self.path / f"{name}.pth", network.state_dict())
+
+    def _write_config(self) -> None:
+        more = {"changes": self.changes, "networks": self.progress.networks}
+        with written_whole(self.path / _CONFIG) as temporary:
+            content = json.dumps(self.config | more, indent=2)
+            temporary.write_text(content + "\n", encoding="utf-8")
+
+    def _delete_run(self) -> None:
+        """Delete the files that a run has written, and nothing else that lies beside them."""
+        with contextlib.suppress(OSError, ValueError, KeyError):  # no config.json: no run
+            networks = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))["networks"]
+            names = [*_STATES, *(f"damaged_{state}" for state in _STATES), "log.csv", "curves.png"]
+            for name in (*names, *(f"{network}.pth" for network in networks), _CONFIG):
+                (self.path / name).unlink(missing_ok=True)
+            for picture in (self.path / "samples").glob("*.png"):
+                if re.fullmatch(r"([a-z]+_)?\d{4,}", picture.stem):
+                    picture.unlink()
 
     def __enter__(self) -> RunFolder:
         with contextlib.ExitStack() as stack:
@@ -204,54 +219,23 @@ class RunFolder:
         log = self.path / "log.csv"
         write_log(log, self.rows) if self.rows else log.unlink(missing_ok=True)
 
-    def _write_config(self) -> None:
-        more = {"changes": self.changes, "networks": self.progress.networks}
-        with written_whole(self.path / _CONFIG) as temporary:
-            content = json.dumps(self.config | more, indent=2)
-            temporary.write_text(content + "\n", encoding="utf-8")
-
-    def _delete_run(self) -> None:
-        """Delete the files that a run has written, and nothing else that lies beside them."""
-        with contextlib.suppress(OSError, ValueError):  # no config.json: no run
-            networks = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))["networks"]
-            names = [*_STATES, *(f"damaged_{state}" for state in _STATES)]
-            names += [*(f"{network}.pth" for network in networks), "log.csv", "curves.png"]
-            for file in (self.path / name for name in (*names, _CONFIG)):
-                file.unlink(missing_ok=True)
-            for picture in (self.path / "samples").glob("*.png"):
-                if re.fullmatch(r"([a-z]+_)?\d{4,}", picture.stem):
-                    picture.unlink()
-
-    def write_networks(self, networks: dict[str, nn.Module]) -> None:
-        """Write NAME.pth of each, a plain state_dict; config.json names them."""
-        if processes.is_main():
-            new = [name for name in networks if name not in self.progress.networks]
-            self.progress.networks += new
-            if new:
-                self._write_config()
-            for name, network in networks.items():
-                checkpoint.save(self.path / f"{name}.pth", network.state_dict())
-
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
         self._held.close()
+        if not isinstance(error, OSError | RuntimeError | MemoryError | ArithmeticError):
+            return
+        kind, advice, message = type(error), "resume from it (--resume)", str(error)
         if isinstance(error, FloatingPointError):
-            raise FloatingPointError(
-                f"{error}. {self._last_good()}: resume with a lower learning rate"
-            ) from error
-        if error is not None and is_out_of_memory(error):
+            advice = "resume with a lower learning rate"
+        elif is_out_of_memory(error):
             lower = [f"{k} (now {self.config[k]})" for k in _TAKE_MEMORY if k in self.config]
-            raise MemoryError(
-                f"{self._device} has too little memory: lower {', '.join(lower)}. "
-                f"{self._last_good()} ({str(error).splitlines()[0]})"
-            ) from error
-        if "DataLoader worker" in str(error):
-            raise ChildProcessError(
-                f"a process that cuts crops was killed; was there too little memory? "
-                f"{self._last_good()}: resume with fewer workers (now {self.config['workers']})"
-            ) from error
-        if isinstance(error, OSError | RuntimeError):
+            kind, message = MemoryError, message.partition("\n")[0]
+            message = f"{self._device} has too little memory: lower {', '.join(lower)} ({message})"
+        elif "DataLoader worker" in message:
+            kind, message = ChildProcessError, "a process that cuts crops was killed"
+            advice = f"resume with fewer workers (now {self.config['workers']})"
+        elif isinstance(error, OSError | RuntimeError):
             kind = OSError if isinstance(error, OSError) else RuntimeError
-            raise kind(f"{error}. {self._last_good()}: resume from it (--resume)") from error
+        raise kind(f"{message}. {self._last_good()}: {advice}") from error
 
     def _last_good(self) -> str:
         for path in (self.path / name for name in _STATES):

@@ -13,12 +13,9 @@ from common import processes
 def choose_device(name: str, deterministic: bool = False) -> torch.device:
     """Return the device called `name`; for "cuda" without a GPU say so and return the CPU.
 
-    A process that `torchrun` started gets the GPU of its number, and joins the others.
-
-    Args:
-        deterministic: a CUDA device shall give the same bits each time, as a CPU does anyway.
-    Raises:
-        ValueError: there is no device of this name.
+    A process that `torchrun` started gets the GPU of its number, and joins the others. With
+    `deterministic` a GPU gives the same bits each time, as a CPU does anyway. Raises `ValueError`
+    when there is no device of this name.
     """
     try:
         device = torch.device(name)
@@ -26,7 +23,7 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         if device.type == "cuda" and not torch.cuda.is_available():
-            print(f'device="{name}", but torch finds no GPU: going on with the CPU')
+            print(f'device="{name}", but torch finds no GPU: continuing with the CPU')
             device = torch.device("cpu")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -46,17 +43,14 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether it says so: on CUDA by its kind, on the CPU and elsewhere by its words."""
     words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
-        word in str(error).lower() for word in words
-    )
+    is_said = any(word in str(error).lower() for word in words)
+    return is_said or isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
 
 
 def describe(device: torch.device, bfloat16: bool = False) -> str:
     """Return the device's name for logs: "NVIDIA H100 in bfloat16", "CPU (x86_64, 8 threads)"."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{device.type.upper()} ({platform.machine()}, {torch.get_num_threads()} threads)"
+    name = f"{device.type.upper()} ({platform.machine()}, {torch.get_num_threads()} threads)"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else name
     return name + " in bfloat16" * bfloat16
 
 
@@ -92,11 +86,8 @@ def prepare_network(
 ) -> torch.nn.Module:
     """Move `network` to `device`, in channels_last layout, in which convolutions are faster.
 
-    Images need not be in it: a layer's result is in the layout of its weights.
-
-    Args:
-        compile: torch.compile it at the first call; a copy of it is not compiled, nor is `forward`.
-        cpu_layout: for networks that are slower in that layout on CPUs.
+    Images need not be in it: a layer's result is in the layout of its weights. On CPUs another
+    layout can be chosen. `compile` compiles it at the first call; copies of it are not compiled.
     """
     processes.share_batch_norm(network)
     layout = torch.channels_last if device.type == "cuda" else cpu_layout

@@ -11,10 +11,9 @@ from common import checkpoint
 from common.download import NETWORK_ERRORS, download
 from common.files import locked, one_line
 
-# VGG19_Weights.IMAGENET1K_V1.url; importing torchvision for it would take long.
+# VGG19_Weights.IMAGENET1K_V1.url; importing torchvision takes long, so only who uses it waits.
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _SHA256 = "dcbb9e9d"  # its first digits, as torch.hub checks them
-_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)
 
 
 class VGG19Features(nn.Module):
@@ -27,19 +26,13 @@ class VGG19Features(nn.Module):
 
     def __init__(self, weights: str | Path | None = None):
         super().__init__()
-        layers: list[nn.Module] = []
-        n_in = 3
-        for n_out in _WIDTHS:
-            convolution = [nn.Conv2d(n_in, n_out or n_in, 3, 1, 1), nn.ReLU(inplace=True)]
-            layers += convolution if n_out else [nn.MaxPool2d(2)]
-            n_in = n_out or n_in
-        self.features = nn.Sequential(*layers[:-1])  # (index 35, the last ReLU, left out)
+        from torchvision.models.vgg import cfgs, make_layers
+
+        self.features = make_layers(cfgs["E"])[:35]
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         tensors = checkpoint.load(_downloaded() if weights is None else weights)
-        tensors = {
-            str(k).removeprefix("features."): v for k, v in tensors.items() if "features." in str(k)
-        }
+        tensors = {k[9:]: tensors[k] for k in map(str, tensors) if k.startswith("features.")}
         try:
             self.features.load_state_dict(tensors)
         except RuntimeError as error:

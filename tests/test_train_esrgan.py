@@ -271,7 +271,7 @@ def test_swapped_folders_are_refused(dataset, tmp_path):
 def test_cuda_without_a_gpu_goes_on_with_the_cpu(dataset, tmp_path, capsys):
     settings = SMALL | {"n_epochs": 1, "n_epochs_gan": 0, "device": "cuda"}
     train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "n")
-    assert "finds no GPU: going on with the CPU" in capsys.readouterr().out
+    assert "finds no GPU: continuing with the CPU" in capsys.readouterr().out
 
 
 def test_both_stages_train_in_bfloat16(dataset, vgg_file, tmp_path):

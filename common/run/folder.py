@@ -34,18 +34,13 @@ class RunFolder:
 
     `state.pth` is the run: it is written whole, and the one before it is kept as
     `state_previous.pth`; from either a run continues to the same bits. In a `with` block the folder
-    belongs to this process, and errors name the last good state.
+    belongs to this process, and errors name the last good state. `config` are the hyperparameters;
+    those named in `fixed` cannot change when a run is resumed. `progress` and `rows` say how far
+    the run is.
 
-    Args:
-        config: the hyperparameters; a state holds its own.
-        fixed: names of those that cannot change when a run is resumed.
-    Attributes:
-        progress, rows: how far the run is, and its log.
-    Raises:
-        BlockingIOError: another process writes to the folder.
-        FileExistsError: an earlier run lies there; neither `resume` nor `overwrite` is set.
-        ValueError: both are set, a `fixed` hyperparameter differs from the earlier run's, or no
-            state is left to continue from.
+    Raises `BlockingIOError` when another process writes to the folder; `FileExistsError` when an
+    earlier run lies there and neither `resume` nor `overwrite` is set; `ValueError` when both are,
+    when a fixed hyperparameter differs, or no state is left to continue from.
     """
 
     def __init__(

@@ -30,11 +30,8 @@ def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
 class LossMeter:
     """Means of an epoch's losses, and the guard that finds the first step that is not finite.
 
-    To add a step waits for no device: its numbers stay there until `means` is asked for.
-
-    Args:
-        batch_size: crops in a step.
-        names: tells of crops of this epoch, by their numbers, which photos they are cut from.
+    Adding a step waits for no device: its numbers stay there until `means` is asked for. A step has
+    `batch_size` crops; `names` tells which photos the crops of these numbers are cut from.
     """
 
     def __init__(self, batch_size: int, names: Callable[[range], list[str]]):
@@ -59,8 +56,7 @@ class LossMeter:
     def means(self, title: str = "training") -> dict[str, float]:
         """Return the means of the epoch so far, `loss_...`; this waits for the device.
 
-        Raises:
-            FloatingPointError: a loss or gradient was not finite; the message begins with `title`.
+        Raises `FloatingPointError`, which begins with `title`, when one was not finite.
         """
         if self._waiting:
             together = torch.cat([values for _, _, values in self._waiting])
@@ -99,12 +95,9 @@ def plot_curves(
     baseline: float,
     panels: dict[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Draw the losses and PSNR-Y over the steps.
+    """Draw the losses, the columns `loss_...` of the log's `rows`, and PSNR-Y over the steps.
 
-    Args:
-        rows: of the log, with `step`, `psnr_y`, and losses whose names begin with `loss_`.
-        baseline: PSNR-Y of bicubic on the validation photos, drawn as a line.
-        panels: titles of further plots, and the columns of `rows` in each.
+    `baseline` is bicubic's PSNR-Y; `panels` has titles of further plots and the columns in each.
     """
     panels = panels or {}
     lines = 1 + math.ceil(len(panels) / 2)

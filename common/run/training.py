@@ -39,14 +39,10 @@ from common.run.stop import StopSignal
 class Training:
     """A run: its folder, its device, and what is trained.
 
-    Args:
-        settings: all arguments of the train function, `locals()` in its first line. Read here:
-            out_dir, resume, overwrite, seed, device, deterministic, bfloat16, compile, batch_size,
-            n_valid, steps_per_epoch, workers, show_every.
-        fixed: names of those that cannot change when a run is resumed.
-    Raises:
-        ValueError: one of these is out of range, or as `RunFolder`.
-        BlockingIOError, FileExistsError: as `RunFolder`.
+    `settings` are all arguments of the train function, `locals()` in its first line; read here are
+    out_dir, resume, overwrite, seed, device, deterministic, bfloat16, compile, batch_size, n_valid,
+    steps_per_epoch, workers and show_every. Those named in `fixed` cannot change when a run is
+    resumed. Raises `ValueError` when one is out of range, and what `RunFolder` raises.
     """
 
     def __init__(self, settings: dict[str, Any], fixed: tuple[str, ...]):
@@ -59,8 +55,9 @@ class Training:
         self.device = choose_device(settings["device"], settings["deterministic"])
         self.bfloat16 = choose_bfloat16(self.device, settings["bfloat16"])
         config = settings | {"bfloat16": self.bfloat16}
-        how = settings["resume"], settings["overwrite"]
-        self.folder = RunFolder(self.out_dir, config, fixed, *how)
+        self.folder = RunFolder(
+            self.out_dir, config, fixed, settings["resume"], settings["overwrite"]
+        )
         self.progress, self.rows = self.folder.progress, self.folder.rows
         self.parts: dict[str, Any] = {}
 
@@ -94,10 +91,8 @@ class Training:
     ) -> Iterator[None]:
         """Take the folder, continue where the run stopped, and leave it in order after any error.
 
-        Args:
-            crops: a dataset as `batches` takes it, with `names`.
-            n_epochs: of each stage by name, in their order, or of the only one.
-            panels: further plots of the curves, see `plot_curves`.
+        `n_epochs` is of each stage by name, in their order, or of the only one; `panels` are
+        further plots for `plot_curves`.
         """
         self.validation, self.steps_per_epoch, self.panels = validation, steps_per_epoch, panels
         self.n_epochs = n_epochs if isinstance(n_epochs, dict) else {"": n_epochs}
@@ -189,8 +184,7 @@ class Epoch:
     def log(self, losses: dict[str, torch.Tensor], **figures: float) -> None:
         """Note a step's losses, whose means the log has; a value that is not finite ends the run.
 
-        Args:
-            figures: further columns of the log, which has the epoch's last ones.
+        `figures` are further columns of the log, which has the epoch's last ones.
         """
         self.training.meter.add(losses, self.training.parameters)
         self.progress.figures = figures
@@ -204,23 +198,16 @@ class Epoch:
     ) -> None:
         """Measure on the held-out photos, and add a row to the log.
 
-        Args:
-            upscale, samples: as `Validation.measure` takes them.
-            figures: further columns of the log.
-            shown: those of them that are printed.
+        `upscale` and `samples` are what `Validation.measure` takes, `figures` further columns of
+        the log, of which those named in `shown` are printed.
         """
         training, progress, figures = self.training, self.progress, figures or {}
         losses = training.meter.means(self.title)
         progress.finish_epoch()
         stage = {"stage": progress.stage} if progress.stage else {}
-        picture = "_".join([*stage.values(), f"{progress.epoch:04d}.png"])
-        psnr_y, ssim_y = processes.on_main(
-            training.validation.measure,
-            upscale,
-            training.device,
-            training.out_dir / "samples" / picture,
-            samples,
-        )
+        name = "_".join([*stage.values(), f"{progress.epoch:04d}.png"])
+        measuring = upscale, training.device, training.out_dir / "samples" / name, samples
+        psnr_y, ssim_y = processes.on_main(training.validation.measure, *measuring)
         self.is_best = progress.note_figure(psnr_y)
         row = stage | {
             "epoch": progress.epoch,
@@ -237,8 +224,7 @@ class Epoch:
     def save(self, networks: dict[str, nn.Module], best: dict[str, nn.Module]) -> None:
         """Write log, curves, NAME.pth of each network, and last the state to resume from.
 
-        Args:
-            best: networks that are written only after the epoch with the stage's best PSNR-Y.
+        Those of `best` are written only after the epoch with the stage's best PSNR-Y.
         """
         training = self.training
         if processes.is_main():

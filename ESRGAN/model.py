@@ -237,7 +237,7 @@ def set_weights(generator: GeneratorRRDB, state_dict: dict) -> None:
     """Load a state_dict, ours or a published one, into `generator`.
 
     Raises:
-        ValueError: it is of no RRDB network, or of one of another size.
+        ValueError: it is of no RRDB network, of one of another size, or not finite.
     """
     if "body.0.dense_blocks.0.conv1.weight" not in state_dict:
         has_conv_last = isinstance(generator.body[0].conv_last, nn.Conv2d)
@@ -246,6 +246,8 @@ def set_weights(generator: GeneratorRRDB, state_dict: dict) -> None:
         generator.load_state_dict(state_dict)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(f"these weights are of a network of another size: {error}") from None
+    if not all(weight.isfinite().all() for weight in generator.parameters()):
+        raise ValueError("these weights are not finite: the training that made them has failed")
 
 
 def to_published(generator: GeneratorRRDB) -> Weights:

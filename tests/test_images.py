@@ -146,3 +146,38 @@ def test_swapped_folders_are_noticed(tmp_path):
     assert len(list_pairs(tmp_path / "lr", tmp_path / "hr")) == 1
     with pytest.raises(ValueError, match="are the two folders swapped"):
         list_pairs(tmp_path / "hr", tmp_path / "lr")
+
+
+def test_photo_of_more_than_89_megapixels_is_read(tmp_path):
+    """Where Pillow warns of a bomb; phones make photos of 200 megapixels."""
+    large = np.zeros((9600, 9600), np.uint8)
+    large[-1, -1] = 255
+    Image.fromarray(large).save(tmp_path / "large.png", compress_level=1)
+    assert image_size(tmp_path / "large.png") == (9600, 9600)
+    assert read_image(tmp_path / "large.png")[-1, -1].tolist() == [255, 255, 255]
+
+
+def test_photo_of_too_many_pixels_is_refused_with_a_way_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.data.photos._MOST_PIXELS", 2**20)
+    Image.fromarray(np.zeros((1025, 1024), np.uint8)).save(tmp_path / "bomb.png")
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ValueError, match=r"bomb\.png.*more than 1 million pixels: cut it into"):
+        read_image(tmp_path / "bomb.png")
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".avif"])
+def test_further_suffixes_of_photos_are_listed_and_read(tmp_path, suffix):
+    gray = np.full((32, 32, 3), 128, np.uint8)
+    if suffix not in Image.registered_extensions():
+        pytest.skip("this Pillow does not read it")
+    Image.fromarray(gray).save(tmp_path / f"a{suffix}")
+    (path,) = list_images(tmp_path)
+    assert np.abs(read_image(path).astype(int) - 128).max() <= 2
+
+
+def test_photo_that_pillow_cannot_read_is_named_and_not_passed_over(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (path,) = list_images(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.heic: cannot be read as an image"):
+        read_image(path)

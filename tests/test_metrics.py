@@ -53,7 +53,7 @@ def test_equal_images_have_ssim_one_and_shaved_pixels_do_not_count():
     spoiled = hr.clone()
     spoiled[..., :4, :] = spoiled[..., -4:] = 0
     score = psnr_ssim_y(spoiled, hr)
-    assert score[0] == float("inf") and score[1] == pytest.approx(1)
+    assert score[0] == 100 and score[1] == pytest.approx(1)
 
 
 def test_psnr_of_a_batch_is_that_of_each_image():
@@ -80,4 +80,14 @@ def test_lr_psnr_by_hand():
     lr = torch.tensor([110, 105]).view(2, 1, 1, 1).expand(2, 3, 8, 10) / 255
     assert lr_psnr(sr, lr).tolist() == pytest.approx([28.1308, 34.1514], abs=1e-3)
     photo = read_image(SKIMAGE_DATA / "chelsea.png")[:120, :160]
-    assert lr_psnr(to_tensor(photo), to_tensor(imresize(photo, 1 / 4))).item() == float("inf")
+    assert lr_psnr(to_tensor(photo), to_tensor(imresize(photo, 1 / 4))).item() == 100
+
+
+def test_equal_images_have_100_db_so_that_means_stay_finite():
+    """The error of one value of 100 million, 10 log10(255^2 / 1e-8) = 128 dB, is cut there too."""
+    flat = torch.full((2, 3, 32, 32), 0.5)
+    assert psnr_y(flat, flat).tolist() == [100.0, 100.0]
+    assert lr_psnr(flat, flat[..., ::4, ::4]).tolist() == [100.0, 100.0]
+    one_off = torch.zeros(1, 1, 10_000, 10_000)
+    one_off[0, 0, 0, 0] = 1
+    assert psnr(one_off, torch.zeros_like(one_off)).item() == 100.0

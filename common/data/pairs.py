@@ -9,7 +9,8 @@ from pathlib import Path
 from common.data.photos import image_size
 from common.div2k import download_div2k
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+SUFFIXES |= {".ppm", ".pgm", ".avif", ".heic", ".heif"}  # where Pillow can read the last three
 
 Pairs = list[tuple[Path, Path]]  # LR and HR
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from common.files import written_whole
 
 _ORIENTATION = 0x0112  # EXIF's tag
+_MOST_PIXELS = 2**28  # 0.8 GB once decoded; a small file may declare any number
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -69,14 +70,18 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     Whatever is wrong with it, here or in the block, is a `ValueError` that names it.
     """
     require_file(path)
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS // 2  # refused at twice it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of odd metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly every kind on broken files
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+        if isinstance(error, Image.DecompressionBombError):
+            error = f"more than {_MOST_PIXELS >> 20} million pixels: cut it into parts"
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
 
 
 def require_file(path: str | Path) -> None:

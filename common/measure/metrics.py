@@ -22,8 +22,11 @@ def luma(image: torch.Tensor) -> torch.Tensor:
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the peak signal-to-noise ratio in dB of each image: (N, C, H, W), 0 to 255 -> (N,)."""
-    return 10 * torch.log10(_PEAK**2 / (a - b).square().mean(dim=(1, 2, 3)))
+    """Return the peak signal-to-noise ratio in dB of each image: (N, C, H, W), 0 to 255 -> (N,).
+
+    At most 100, which is that of equal images, too: means over images stay finite.
+    """
+    return (10 * torch.log10(_PEAK**2 / (a - b).square().mean(dim=(1, 2, 3)))).clamp(max=100)
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from common.data.resize import project, project_and_clamp
 from common.vae.gaussian import Gaussian, draw, gaussian, recognition_input, sampling_noise
-from scripts.inference.tiles import blend_tiles, cut_tiles
+from CVAE.tiles import blend_tiles, cut_tiles
 
 PATCH = 32  # LR pixels, each way, of what the network takes at once
 OVERLAP = 8  # LR pixels, of tiles
+MARGIN = 72  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
 _CELLS = 16  # of the deepest features, 4x4
 _AT_ONCE = 32  # tiles
 # Scale of the last features at the beginning. Adam moves all weights of the last convolution (576
@@ -168,6 +169,12 @@ class CVAE(nn.Module):
         where = self.fc_mu.weight.device
         return sampling_noise(n, (shape[0], 1, self.n_latent), temperature, seed, where)
 
+    def noise_of_part(
+        self, noise: torch.Tensor, place: tuple[int, int], size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Return the noise of a part of a photo: it is the photo's."""
+        return noise
+
     def _sample(self, lr: torch.Tensor, noises: torch.Tensor, overlap: int) -> torch.Tensor:
         """Return a photo's versions (n, 3, 4H, 4W), of LR (1, 3, H, W) and noises (n, 1, 256)."""
         below, right = (max(0, PATCH - size) for size in lr.shape[2:])
@@ -233,3 +240,17 @@ class Recognition(nn.Module):
         """
         x = self.convs(recognition_input(hr, lr))  # (N, 512, 4, 4)
         return gaussian(self.to_mu(x).flatten(1), self.to_logvar(x).flatten(1))
+
+
+def from_weights(weights: dict[str, torch.Tensor]) -> CVAE | None:
+    """Return the network that a state_dict is of, its sizes found from the shapes; None: another.
+
+    Raises:
+        KeyError, RuntimeError: names or shapes do not fit.
+    """
+    if "fc_mu.weight" not in weights:
+        return None
+    projections = 0 if "unprojected" in weights else 2
+    network = CVAE(len(weights["enc_conv1.0.weight"]), len(weights["fc_mu.weight"]), projections)
+    network.load_state_dict(weights)
+    return network

@@ -17,6 +17,7 @@ from common.data.resize import project, resize
 # Of what a residual generator adds. Adam moves all weights of the last, zero convolution (3,136 an
 # output) by the learning rate at once: unscaled, the first steps throw the image far off, and the
 # network needs hundreds of steps to come back.
+MARGIN = 24  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
 _SCALE = 0.1
 _MOST_PROJECTIONS = 100  # a checkpoint that asks for more is taken for an attack
 
@@ -194,3 +195,18 @@ def start_without_checkerboard(conv: nn.Conv2d, factor: int = 2) -> None:
     """
     weight = conv.weight.data[:: factor**2]
     conv.weight.data.copy_(weight.repeat_interleave(factor**2, 0))
+
+
+def from_weights(weights: dict[str, torch.Tensor]) -> GeneratorSR | ResidualGeneratorSR | None:
+    """Return the generator G that a state_dict is of, its sizes found from the shapes; None: no G.
+
+    Raises:
+        KeyError, RuntimeError, ValueError: names or shapes do not fit.
+    """
+    if "up1.0.weight" not in weights or "conv_out.weight" not in weights:
+        return None
+    kind = ResidualGeneratorSR if "_extra_state" in weights else GeneratorSR
+    n_blocks = sum(name.endswith("conv2.weight") for name in weights)
+    network = kind(len(weights["conv1.0.weight"]), n_blocks)
+    network.load_state_dict(weights)
+    return network

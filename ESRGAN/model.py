@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
-from scripts.inference.untrusted import built
+MARGIN = 48  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
 
 Weights = dict[str, torch.Tensor]
 
@@ -219,18 +219,32 @@ def load_published(state_dict: dict, conv_last: bool = True) -> GeneratorRRDB:
     if first.shape[1] != 3:
         raise ValueError(f"found {first.shape[1]} input channels, expected a 4x network on RGB, 3")
 
-    def build() -> GeneratorRRDB:
-        generator = GeneratorRRDB(n_blocks, len(first), len(dense), conv_last)
-        identity = {k: w for k, w in generator.state_dict().items() if _is_rrdb_conv_last(k)}
-        generator.load_state_dict(weights | identity)
-        return generator
-
     try:
         if not (first.numel() and dense.numel()):
             raise RuntimeError("there are layers without values")
-        return built(build)
+        generator = GeneratorRRDB(n_blocks, len(first), len(dense), conv_last)
+        identity = {k: w for k, w in generator.state_dict().items() if _is_rrdb_conv_last(k)}
+        generator.load_state_dict(weights | identity)
     except RuntimeError as error:
         raise ValueError(f"these weights do not fit a 4x RRDB network: {error}") from None
+    return generator
+
+
+def from_weights(weights: dict) -> GeneratorRRDB | None:
+    """Return the generator that a state_dict is of, ours or published; None: another network.
+
+    Raises:
+        KeyError, RuntimeError, ValueError: names or shapes do not fit.
+    """
+    if any(map(_PUBLIC_BLOCK.fullmatch, weights)):
+        return load_published(weights, conv_last=False)
+    if "body.0.dense_blocks.0.conv1.weight" not in weights:
+        return None
+    sizes = (len(weights[f"{key}.weight"]) for key in ("conv_first", "body.0.dense_blocks.0.conv1"))
+    n_blocks = sum(name.endswith("dense_blocks.0.conv1.weight") for name in weights)
+    network = GeneratorRRDB(n_blocks, *sizes, "body.0.conv_last.weight" in weights)
+    network.load_state_dict(weights)
+    return network
 
 
 def set_weights(generator: GeneratorRRDB, state_dict: dict) -> None:

@@ -14,6 +14,7 @@ from common.data.resize import project, project_and_clamp, resize
 from common.vae.gaussian import Gaussian, draw, gaussian, recognition_input, sampling_noise
 
 STRIDE = 4  # LR pixels, each way, for each place of z
+MARGIN = 24  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
 # Of the detail that is added to bicubic. Adam moves all weights of the last convolution (576 an
 # output) by the learning rate at once: unscaled, the first steps throw the image far off.
 _DETAIL_OUT = 0.1
@@ -159,6 +160,16 @@ class SRVAE(nn.Module):
         shape = shape[0], self.n_latent, *places
         return sampling_noise(n, shape, temperature, seed, self.to_mu.weight.device)
 
+    def noise_of_part(
+        self, noise: torch.Tensor, place: tuple[int, int], size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Return the noise of a part of a photo that lies at `place` (top, left), in LR pixels."""
+        rows, columns = (
+            slice(start // STRIDE, -(-(start + length) // STRIDE))
+            for start, length in zip(place, size, strict=True)
+        )
+        return noise[..., rows, columns]
+
     def finish(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Return decoded images as they are used: projected onto LR and in [0, 1], both exactly."""
         return project_and_clamp(sr, lr) if self.projections else sr.clamp(0, 1)
@@ -199,3 +210,18 @@ def pad_to_stride(x: torch.Tensor) -> torch.Tensor:
     """Repeat the last row and column until 4, the stride of z, divides height and width."""
     h, w = x.shape[2:]
     return functional.pad(x, (0, -w % STRIDE, 0, -h % STRIDE), mode="replicate")
+
+
+def from_weights(weights: dict[str, torch.Tensor]) -> SRVAE | None:
+    """Return the network that a state_dict is of, its sizes found from the shapes; None: another.
+
+    Raises:
+        KeyError, RuntimeError: names or shapes do not fit.
+    """
+    if "decoder.0.scale.weight" not in weights:
+        return None
+    sizes = len(weights["conv_first.weight"]), len(weights["to_mu.weight"])
+    n_blocks = sum(name.endswith(".scale.weight") for name in weights)
+    network = SRVAE(*sizes, n_blocks, 0 if "unprojected" in weights else 2)
+    network.load_state_dict(weights)
+    return network

@@ -12,7 +12,7 @@ from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
 from common.measure.metrics import lr_psnr
 from CVAE.model import CVAE, Recognition
-from scripts.inference.tiles import cut_tiles
+from CVAE.tiles import cut_tiles
 
 PRINTED = """
 (enc_conv1): Sequential

@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from scripts.inference.tiles import blend_tiles, cut_tiles, enlarge_in_bands, tile_starts
+from CVAE.tiles import blend_tiles, cut_tiles, tile_starts
+from scripts.inference.tiles import enlarge_in_bands
 
 
 @pytest.mark.parametrize(

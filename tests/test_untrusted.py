@@ -24,7 +24,7 @@ from scripts.evaluate import evaluate
 from scripts.export import export
 from scripts.inference import models
 from scripts.inference.models import load_model
-from scripts.inference.untrusted import built, refuse_bombs, refuse_swollen
+from scripts.inference.untrusted import build_checked, refuse_bombs, refuse_declared_sizes
 from scripts.samples import samples
 from scripts.upscale import upscale
 from SRVAE.model import SRVAE
@@ -108,7 +108,7 @@ def test_small_files_cannot_ask_for_much_memory(name, is_zip, tmp_path):
     torch.save({"w": BOMBS[name]}, path, _use_new_zipfile_serialization=is_zip)
     with pytest.raises((ValueError, RuntimeError)):
         refuse_bombs(path)
-        refuse_swollen(torch.load(path, weights_only=True), path.stat().st_size)
+        refuse_declared_sizes(torch.load(path, weights_only=True), path.stat().st_size)
 
 
 def test_compressed_and_overlapping_records_are_refused(tmp_path):
@@ -160,7 +160,7 @@ def test_what_training_saves_is_let_through(is_zip, tmp_path):
     path = tmp_path / "a.pth"
     torch.save(content, path, _use_new_zipfile_serialization=is_zip)
     refuse_bombs(path)
-    refuse_swollen(torch.load(path, weights_only=True), path.stat().st_size)
+    refuse_declared_sizes(torch.load(path, weights_only=True), path.stat().st_size)
 
 
 @pytest.mark.parametrize("n", [20000, 10**9])
@@ -252,7 +252,7 @@ def test_shapes_are_compared_before_memory_is_taken():
         network.load_state_dict({"weight": torch.ones(2, 2), "bias": torch.ones(2)})
         return network
 
-    assert torch.equal(built(build).weight, torch.ones(2, 2)) and places == ["meta", "cpu"]
+    assert torch.equal(build_checked(build).weight, torch.ones(2, 2)) and places == ["meta", "cpu"]
 
 
 def test_names_from_a_file_cannot_steer_the_terminal(tmp_path):

@@ -1,6 +1,6 @@
 """Load any checkpoint, ours or a published ESRGAN's, and enlarge images with it.
 
-from scripts.inference.models import load_model
+from scripts.inference import load_model
 
 model = load_model("ESRGAN/runs/default/generator.pth")
 sr = model.upscale(Image.open("photo.jpg"))
@@ -8,8 +8,12 @@ sr = model.upscale(Image.open("photo.jpg"))
 
 from __future__ import annotations
 
+import functools
+import importlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
@@ -20,29 +24,20 @@ from torch import nn
 from common.data.resize import resize
 from common.device import choose_device
 from common.files import one_line
-from CVAE.model import CVAE, OVERLAP, PATCH
-from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
-from ESRGAN.model import GeneratorRRDB, load_published
 from scripts.inference.openvino_network import OpenVINONetwork
 from scripts.inference.tiles import enlarge_in_bands
-from scripts.inference.untrusted import built, load_foreign
-from SRVAE.model import SRVAE, STRIDE
+from scripts.inference.untrusted import build_checked, load_foreign
+
+# The folders whose networks are known. Each has a model.py with `from_weights` and MARGIN.
+FAMILIES = ("ESRGAN", "CycleGAN", "SRVAE", "CVAE")
+# LR pixels that tiles begin at multiples of: where the CVAE's own tiles and the SRVAE's z lie, and
+# windows of 8. So a tile is enlarged as it is in the whole image.
+GRID = 24
+TILE = 264  # LR pixels, a multiple of GRID
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, torch.Tensor)
-Weights = dict[str, torch.Tensor]
 Precision = Literal["full", "half"]
 Backend = Literal["torch", "openvino"]
-
-# LR pixels, all multiples of what a CVAE's own tiles and an SRVAE's z lie on: tiles that begin
-# there are enlarged as they are in the whole image.
-GRID = PATCH - OVERLAP
-TILE = 264
-# By which tiles see more than their own. Half of it is context, in the other half they are blended.
-MARGINS = {"bicubic": 24, "CycleGAN": 24, "ESRGAN": 48, "SRVAE": 24, "CVAE": 72}
-assert GRID % STRIDE == 0
-# Features, numbers of z, blocks: a file that asks for more is taken for an attack.
-_WIDEST = 4096
-_DEEPEST = 256
 
 
 class Bicubic(nn.Module):
@@ -56,7 +51,7 @@ class Model:
     """A network that enlarges images four times, of any size: large ones in tiles.
 
     Attributes:
-        name: "ESRGAN", "CycleGAN", "CVAE", "SRVAE" or "bicubic".
+        name: the folder that the network comes from, as "ESRGAN", or "bicubic".
         network: the module, in eval mode on `device`.
         device: where it computes.
         has_samples: whether it has many answers to one image.
@@ -77,9 +72,9 @@ class Model:
         network = network.to(device, memory_format=torch.channels_last).eval()
         self.name, self.network, self.device = name, network, device
         self.precision = precision
-        self.has_samples = isinstance(network, CVAE | SRVAE)
+        self.has_samples = hasattr(network, "sample")
         self.tile = TILE if device.type == "cpu" else 2 * TILE
-        self.margin = MARGINS[name]
+        self.margin = _module(name).MARGIN if name in FAMILIES else 24
 
     def upscale(self, image: AnyImage) -> AnyImage:
         """Return `image` four times as large, of the same kind as it was given.
@@ -140,7 +135,9 @@ class Model:
 
         def enlarge(lr: torch.Tensor, top: int, left: int) -> torch.Tensor:
             lr = lr.to(self.device, memory_format=torch.channels_last)
-            some = None if noise is None else _part(noise, (top, left), lr.shape[2:])
+            some = noise
+            if noise is not None:
+                some = self.network.noise_of_part(noise, (top, left), lr.shape[2:])
             if self.precision == "half":
                 with torch.autocast(self.device.type, torch.float16):
                     sr = self._answers(lr, some).float()
@@ -191,10 +188,10 @@ def load_model(
         return Model("bicubic", Bicubic(), where, precision)
     name, network = _recognise(Path(path), _load_weights(Path(path)))
     if backend == "openvino":
-        if isinstance(network, CVAE | SRVAE):
+        if hasattr(network, "sample"):
             raise ValueError(
-                f'{path} is of {name}, which has many answers: backend "openvino" is for ESRGAN '
-                "and CycleGAN"
+                f'{path} is of {name}, which has many answers: backend "openvino" is for networks '
+                "of one"
             )
         network = OpenVINONetwork(network.eval())
     return Model(name, network, where, precision)
@@ -216,71 +213,59 @@ def _load_weights(path: Path) -> dict:
         raise ValueError(f"{path} is damaged or no file of safetensors: {error}") from error
 
 
-def _recognise(path: Path, weights: dict) -> tuple[str, nn.Module]:
-    """Return name and network; `load_state_dict` checks every name and shape."""
-    if "at" in weights and "config" in weights:
+def _module(family: str) -> ModuleType:
+    return importlib.import_module(f"{family}.model")
+
+
+def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
+    """Return family and network of the only state_dict in a file that is of a known network."""
+    if "config" in content and ("progress" in content or "at" in content):
         raise ValueError(
             f"{path} is what a run resumes from: take one of the .pth files beside it, as "
             "generator.pth, G_LR2HR.pth, cvae.pth or srvae.pth"
         )
-    try:
-        name, network = _network_of(weights)
-    except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
-        reason = one_line(str(error).partition("\n")[0])
-        raise ValueError(f"{path} holds no network that enlarges images: {reason}") from error
+    found, reason = {}, f"found keys like {', '.join(map(str, list(content)[:3]))}"
+    for place, weights in _state_dicts(content).items():
+        try:
+            for family in FAMILIES:
+                build = functools.partial(_module(family).from_weights, weights)
+                network = build_checked(build)
+                if network is not None:
+                    found[place] = family, network
+        except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
+            reason = one_line(str(error).replace("\n", " "))
+    if "params_ema" in found:  # an average of `params`, and what is meant to be used
+        found.pop("params", None)
+    if len(found) > 1:
+        raise ValueError(f"{path} holds several networks: save one of {', '.join(found)} by itself")
+    if not found:
+        raise ValueError(f"{path} holds no network that enlarges images: {one_line(reason)}")
+    ((family, network),) = found.values()
     tensors = (value for value in network.state_dict().values() if torch.is_tensor(value))
     if not all(tensor.isfinite().all() for tensor in tensors):
         raise ValueError(f"{path} holds weights that are not finite: its training has failed")
-    return name, network
+    return family, network
 
 
-def _network_of(weights: dict) -> tuple[str, nn.Module]:
-    def size(name: str) -> int:
-        return within(weights[name].shape[0], _WIDEST)
+def _state_dicts(content: dict) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the state_dicts in a file, by the key that each lies under; "" is the file itself.
 
-    def count(part: str) -> int:
-        return within(sum(name.endswith(part) for name in weights), _DEEPEST)
-
-    def within(found: int, most: int) -> int:
-        if not 1 <= found <= most:
-            raise ValueError(f"it would have a size of {found}, expected 1 to {most}")
-        return found
-
-    def network(kind: type[nn.Module], *sizes: int) -> nn.Module:
-        def build() -> nn.Module:
-            module = kind(*sizes)
-            module.load_state_dict(weights)
-            return module
-
-        return built(build)
-
-    projections = 0 if "unprojected" in weights else 2
-    if "fc_mu.weight" in weights:
-        sizes = size("enc_conv1.0.weight"), size("fc_mu.weight")
-        return "CVAE", network(CVAE, *sizes, projections)
-    if "decoder.0.scale.weight" in weights:
-        sizes = size("conv_first.weight"), size("to_mu.weight"), count(".scale.weight")
-        return "SRVAE", network(SRVAE, *sizes, projections)
-    if "up1.0.weight" in weights and "conv_out.weight" in weights:
-        kind = ResidualGeneratorSR if "_extra_state" in weights else GeneratorSR
-        return "CycleGAN", network(kind, size("conv1.0.weight"), count("conv2.weight"))
-    if "body.0.dense_blocks.0.conv1.weight" in weights:
-        sizes = size("conv_first.weight"), size("body.0.dense_blocks.0.conv1.weight")
-        n_blocks = count("dense_blocks.0.conv1.weight")
-        has_conv_last = "body.0.conv_last.weight" in weights
-        return "ESRGAN", network(GeneratorRRDB, n_blocks, *sizes, has_conv_last)
-    return "ESRGAN", load_published(weights, conv_last=False)
-
-
-def _part(noise: torch.Tensor, place: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
-    """Return the noise of a tile at `place`: an SRVAE's has places, a CVAE's is the photo's."""
-    if noise.ndim < 5:
-        return noise
-    rows, columns = (
-        slice(start // STRIDE, -(-(start + length) // STRIDE))
-        for start, length in zip(place, size, strict=True)
-    )
-    return noise[..., rows, columns]
+    Names are freed of what wrappers (DataParallel, torch.compile, Lightning) put before them, and
+    profilers' counts are left out.
+    """
+    places = {"": content} | {str(k): v for k, v in content.items() if isinstance(v, dict)}
+    found = {}
+    for place, names in places.items():
+        weights = {
+            re.sub(r"^(module\.|_orig_mod\.|generator\.)+", "", name): value
+            for name, value in names.items()
+            if isinstance(name, str) and torch.is_tensor(value)
+        }
+        counts = ("total_ops", "total_params")
+        weights = {name: weights[name] for name in weights if not name.endswith(counts)}
+        if weights:
+            found[place] = weights
+    return found
 
 
 def _reader(lr: torch.Tensor) -> Callable[[int, int, int, int], torch.Tensor]:

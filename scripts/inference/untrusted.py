@@ -48,7 +48,7 @@ def load_foreign(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or no checkpoint of tensors: {reason}") from error
     content = checkpoint.load(path)
     try:
-        refuse_swollen(content, Path(path).stat().st_size)
+        refuse_declared_sizes(content, Path(path).stat().st_size)
     except ValueError as error:
         raise ValueError(f"{path} is damaged or no checkpoint of tensors: {error}") from None
     return content
@@ -97,7 +97,7 @@ def _refuse_names(stream: BinaryIO, n_pickles: int) -> None:
                 )
 
 
-def refuse_swollen(content: Any, n_bytes: int) -> None:
+def refuse_declared_sizes(content: Any, n_bytes: int) -> None:
     """Check the tensors in what a file of `n_bytes` was loaded to.
 
     Raises:
@@ -125,8 +125,8 @@ def _tensors(content: Any) -> Iterator[torch.Tensor]:
             waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
-def built(build: Callable[[], nn.Module]) -> nn.Module:
-    """Return what `build` does, which makes a network and loads weights into it.
+def build_checked(build: Callable[[], nn.Module | None]) -> nn.Module | None:
+    """Return what `build` does, which makes a network and loads weights into it, or None.
 
     It is called twice: first on the device "meta", where shapes are compared but take no memory.
     """

@@ -7,7 +7,7 @@ network q(z|HR,LR), used in training only, tells the decoder through z what LR d
 The full run, on DIV2K (a GPU):
     python CVAE/train_cvae.py
 Minutes on two cores, on built-in photos:
-    python scripts/builtin_photos.py
+    python scripts/prepare_dataset.py builtin
     python CVAE/train_cvae.py --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
         --hr-folder div2k/builtin/DIV2K_train_HR --n-features 32 --learning-rate 1e-3 \
         --batch-size 8 --n-epochs 4 --steps-per-epoch 100 --out-dir runs/cvae

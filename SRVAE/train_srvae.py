@@ -7,7 +7,7 @@ q(z|HR,LR), used in training only, which sees what HR has beyond bicubic.
 The full run, on DIV2K (a GPU):
     python SRVAE/train_srvae.py
 Minutes on two cores, on built-in photos:
-    python scripts/builtin_photos.py
+    python scripts/prepare_dataset.py builtin
     python SRVAE/train_srvae.py --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
         --hr-folder div2k/builtin/DIV2K_train_HR --n-features 48 --batch-size 8 \
         --n-epochs 4 --steps-per-epoch 100 --out-dir runs/srvae

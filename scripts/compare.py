@@ -33,7 +33,7 @@ from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.evaluate import titles
 from scripts.inference.models import load_model
-from scripts.outputs import refuse_to_replace
+from scripts.inference.outputs import refuse_to_replace
 
 _COLOURS = ("#e6194b", "#0072b2", "#2ca02c", "#e69f00")  # of the crops' frames
 _IN_A_LINE = 6  # pictures, at most, before another line begins

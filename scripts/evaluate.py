@@ -38,7 +38,7 @@ from common.run.flags import command_line
 from common.run.log import write_log
 from scripts.inference.lpips import load_lpips
 from scripts.inference.models import Model, load_model
-from scripts.outputs import refuse_to_replace
+from scripts.inference.outputs import refuse_to_replace
 
 FIGURES = {  # title and digits in the table
     "psnr_y": ("PSNR-Y", 2),

@@ -32,7 +32,7 @@ from common.run.flags import command_line
 from CVAE.model import CVAE
 from ESRGAN.model import GeneratorRRDB, to_published
 from scripts.inference.models import Model, load_model
-from scripts.outputs import refuse_to_replace
+from scripts.inference.outputs import refuse_to_replace
 from SRVAE.model import SRVAE
 
 _TOLERANCE = 1e-4  # of values in [0, 1], between torch and onnxruntime

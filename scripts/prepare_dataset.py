@@ -8,6 +8,11 @@ Each photo becomes OUT/DIV2K_train_HR/NAME.png, cropped to a multiple of 4, and
 OUT/DIV2K_train_LR_bicubic/X4/NAMEx4.png, a quarter of the size with MATLAB's imresize.
 `--split valid` makes the held-out photos likewise (OUT/DIV2K_valid_HR, ...).
 
+    python scripts/prepare_dataset.py builtin
+
+lays out the photos that come inside scikit-image's package, training ones and two held-out ones, in
+div2k/builtin: for trying any of the training scripts without a download.
+
     python scripts/prepare_dataset.py PHOTOS OUT --degradation realistic
 
 makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPEG-compressed
@@ -37,7 +42,7 @@ from common.files import locked, remove_leftovers
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.evidence.degradation import degrade
-from scripts.outputs import skipped_files
+from scripts.inference.outputs import skipped_files
 
 SCALE = 4
 
@@ -53,7 +58,7 @@ class Job(NamedTuple):
 
 def prepare_dataset(
     photos: Annotated[Path, tyro.conf.Positional],
-    out: Annotated[Path, tyro.conf.Positional],
+    out: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
     split: Literal["train", "valid"] = "train",
     degradation: Literal["bicubic", "realistic"] = "bicubic",
@@ -67,8 +72,8 @@ def prepare_dataset(
     photo is made. Photos that cannot be read are skipped and named at the end.
 
     Args:
-        photos: a folder of photos in any format.
-        out: where DIV2K's folders are made.
+        photos: a folder of photos in any format; `builtin`: those inside scikit-image.
+        out: where DIV2K's folders are made; for `builtin` div2k/builtin, if it is not named.
         split: which of DIV2K's folders.
         degradation: how LR photos are made: MATLAB's imresize, or blur, noise and JPEG as well.
         seed: of the realistic degradation, 0 or more; a photo's depends on it and its name alone.
@@ -79,6 +84,13 @@ def prepare_dataset(
             get the same name, photos would be overwritten, none could be read, or the seed is below
             0.
     """
+    if str(photos) == "builtin" and not photos.exists():
+        from scripts.evidence import builtin_photos  # (which calls this)
+
+        lr, hr, *_ = builtin_photos.builtin_photos(out or builtin_photos.FOLDER, degradation)
+        return hr, lr
+    if out is None:
+        raise ValueError(f"{photos}: name the folder where the photos are to be laid out as well")
     if seed < 0:
         raise ValueError(f"the seed is {seed}, expected 0 or more")
     paths = list_images(photos)

@@ -33,8 +33,8 @@ from common.perceptual import weights_path
 from common.run.flags import command_line
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
-from scripts.builtin_photos import builtin_photos
-from scripts.outputs import refuse_foreign_folder
+from scripts.evidence.builtin_photos import builtin_photos
+from scripts.inference.outputs import refuse_foreign_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = {"n_blocks": 2, "n_features": 24, "growth": 12}

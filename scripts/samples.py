@@ -27,7 +27,7 @@ from common.progress import progress_bar
 from common.run.flags import command_line
 from CVAE.model import CVAE
 from scripts.inference.models import load_model
-from scripts.outputs import refuse_to_replace
+from scripts.inference.outputs import refuse_to_replace
 from SRVAE.model import SRVAE
 
 _STRENGTH = 10  # of the drawn standard deviation

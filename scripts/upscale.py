@@ -32,6 +32,7 @@ from common.data.photos import image_size
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.inference.models import GRID, Backend, Model, Precision, load_model
+from scripts.inference.outputs import skipped_files
 from scripts.inference.photos import (
     WRITTEN,
     Photo,
@@ -42,7 +43,6 @@ from scripts.inference.photos import (
     save_photo,
     scratch,
 )
-from scripts.outputs import skipped_files
 
 __all__ = ["Job", "Model", "Settings", "enlarge", "load_model", "upscale"]
 

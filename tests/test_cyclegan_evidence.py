@@ -11,7 +11,7 @@ from torchvision.models import alexnet
 
 from common.data.pairs import list_pairs
 from common.data.photos import read_image
-from scripts.evidence.runs import cyclegan as script
+from scripts.evidence import cyclegan as script
 from scripts.inference.lpips import load_lpips
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from common.data.photos import read_image, write_image
 from scripts import demo
-from scripts.evidence.runs import gallery
+from scripts.evidence import gallery
 from scripts.inference.models import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,11 +31,13 @@ def runs(tmp_path_factory, large_dataset) -> Path:
     out = tmp_path_factory.mktemp("gallery")
     folders = {"photos": large_dataset.hr, "test": (large_dataset.valid_hr,)}
     short = {"n_epochs": 1, "batch_size": 2, "n_valid": 1}
-    few = {name: (train, settings | short) for name, (train, settings) in gallery.RUNS.items()}
-    few["esrgan"][1]["n_epochs_gan"] = 1
-    few["cvae"][1]["valid_patches"] = few["srvae"][1]["valid_patches"] = 2
+    more = {"cvae": {"valid_patches": 2}, "srvae": {"valid_patches": 2}}
+    few = {
+        name: method._replace(minutes=method.minutes | short | more.get(name, {}))
+        for name, method in gallery.METHODS.items()
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery, "RUNS", few)
+        patch.setattr(gallery, "METHODS", few)
         return gallery.gallery(**folders, share=0.002, out=out, device="cpu")
 
 
@@ -55,7 +57,7 @@ def test_notebook_runs_from_start_to_end(runs, monkeypatch):
     monkeypatch.setenv("GALLERY", str(runs))
     notebook = nbformat.read(NOTEBOOK, 4)
     client = NotebookClient(
-        notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+        notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
     )
     client.execute()
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]

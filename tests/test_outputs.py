@@ -24,7 +24,7 @@ from scripts.evidence.gallery import gallery
 from scripts.evidence.runs import refuse_other_settings
 from scripts.evidence.vae import vae_evidence
 from scripts.export import export
-from scripts.outputs import refuse_foreign_folder, refuse_to_replace
+from scripts.inference.outputs import refuse_foreign_folder, refuse_to_replace
 from scripts.prepare_dataset import prepare_dataset
 from scripts.quickstart import quickstart
 from scripts.samples import samples
@@ -125,10 +125,18 @@ def test_folder_of_another_script_is_refused_and_a_killed_ones_is_not(tmp_path):
         ("prepare_dataset", ["none", "out"], "none: there is no such folder"),
         ("samples", ["a.png", "--model", "none.pth"], "none.pth: there is no such file"),
         ("quickstart", ["--device", "moon"], 'device is "moon"'),
-        ("cyclegan_evidence", ["--device", "moon"], 'device is "moon"'),
-        ("vae_evidence", ["--n-samples", "1"], "n_samples 1"),
-        ("gallery", ["--photos", "none", "--test", "none", "--out", "out"], "no such folder"),
-        ("benchmark", ["tiles", "--models", "none.pth"], "none.pth: there is no such file"),
+        ("evidence/cyclegan", ["--device", "moon"], 'device is "moon"'),
+        ("evidence/vae", ["--n-samples", "1"], "n_samples 1"),
+        (
+            "evidence/gallery",
+            ["--photos", "none", "--test", "none", "--out", "out"],
+            "no such folder",
+        ),
+        (
+            "benchmarks/benchmark",
+            ["tiles", "--models", "none.pth"],
+            "none.pth: there is no such file",
+        ),
         ("export", ["none.pth", "a.pth"], "none.pth: there is no such file"),
     ],
 )

@@ -125,7 +125,7 @@ def test_torchrun_ends_all_when_one_fails_and_its_message_is_seen(large_dataset,
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     done = subprocess.run(
         [*command, esrgan.__file__, *flags],
-        capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode and "holds an earlier run (generator.pth)" in done.stderr
     assert (tmp_path / "run" / "generator.pth").read_bytes() == b"mine"

@@ -28,10 +28,10 @@ from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.benchmarks import benchmark
 from scripts.benchmarks.stress import stress
-from scripts.builtin_photos import builtin_photos
 from scripts.compare import compare
 from scripts.demo import demo
 from scripts.evaluate import evaluate
+from scripts.evidence.builtin_photos import builtin_photos
 from scripts.evidence.cyclegan import cyclegan_evidence
 from scripts.evidence.gallery import gallery
 from scripts.evidence.vae import vae_evidence
@@ -103,7 +103,6 @@ SAYS = {  # what each script's --help says, besides much else
     "common/div2k.py": "track {bicubic,unknown,mild,difficult,wild}",
     "scripts/prepare_dataset.py": "split {train,valid} which of DIV2K's folders",
     "scripts/benchmarks/benchmark.py": "data",
-    "scripts/builtin_photos.py": "degradation {bicubic,realistic}",
     "scripts/evidence/cyclegan.py": "jobs INT runs at once",
     "scripts/evidence/vae.py": "n-samples INT of each test photo",
     "scripts/upscale.py": "-m PATH, --model PATH checkpoint, or",
@@ -234,10 +233,11 @@ def test_readme_python_runs(tmp_path, dataset, monkeypatch):
     block = block.replace("ESRGAN/runs/default", run.as_posix())
     block = block.replace("photo.jpg", next(dataset.valid_lr.iterdir()).as_posix())
     small = model.GeneratorRRDB
-    monkeypatch.setattr(model, "GeneratorRRDB", lambda: small(1, 8, 4))
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(block, names)
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "GeneratorRRDB", lambda: small(1, 8, 4))
+        exec(block, names)
     assert isinstance(names["sr"], torch.Tensor) and names["sr"].shape[1] == 3
     (short,) = [b for b in README_PYTHON if "load_model" in b]
     short = short.replace("ESRGAN/runs/default", run.as_posix())

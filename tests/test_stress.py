@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from common import checkpoint
-from scripts.benchmarks.stress import SCRIPTS, differences, lay_out, stress_script
+from scripts.benchmarks.stress import differences, lay_out, stress_script
+from scripts.evidence.methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def photos(tmp_path_factory) -> dict[str, Path]:
     return lay_out(tmp_path_factory.mktemp("stress"))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_run_that_was_killed_ends_like_one_that_was_not(photos, tmp_path, name):
     few = {"n_epochs": 3} if name != "esrgan" else {"n_epochs": 2, "n_epochs_gan": 2}
     problems, moments = stress_script(name, photos | few, tmp_path, kills=2, seed=0)

@@ -351,7 +351,7 @@ def test_script_runs_from_any_directory(dataset, tmp_path, version):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, path, *flags],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment,
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "complete" in done.stdout and (tmp_path / "run" / "G_LR2HR.pth").exists()

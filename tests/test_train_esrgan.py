@@ -332,7 +332,7 @@ def test_script_runs_from_any_directory_and_leaves_cleanly(dataset, tmp_path, nu
         os.killpg(process.pid, number)
     else:
         process.terminate()
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=600)
     if os.name == "posix":
         assert process.returncode == 128 + number, out
         assert re.search(r"saved: continue with resume=True \(--resume\)", out)

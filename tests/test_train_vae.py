@@ -287,7 +287,7 @@ def test_script_runs_from_any_directory(large_dataset, tmp_path, name):
     flags = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     done = subprocess.run(
         [sys.executable, SCRIPTS[name].__file__, *flags],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=600,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from common.data.resize import resize
 from common.vae.diagnostics import deviations
 from ESRGAN.model import GeneratorRRDB
 from scripts import samples
-from scripts.evidence.runs import vae as vae_evidence
+from scripts.evidence import vae as vae_evidence
 from scripts.inference.lpips import load_lpips
 
 

@@ -8,7 +8,7 @@ the same scene as an HR photo.
 The full run, on DIV2K (2,000 steps; a GPU):
     python CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py
 Minutes on two cores, on built-in photos:
-    python scripts/builtin_photos.py
+    python scripts/prepare_dataset.py builtin
     python CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py \
         --lr-folder div2k/builtin/DIV2K_train_LR_bicubic/X4 \
         --hr-folder div2k/builtin/DIV2K_train_HR --n-features 16 --lr-size 32 --hr-size 128 \

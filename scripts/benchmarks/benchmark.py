@@ -43,7 +43,7 @@ from scripts.benchmarks.precision import compared, psnr_and_seconds
 from scripts.benchmarks.scaling import efficiencies, seconds_of_steps
 from scripts.benchmarks.train import gan_step, our_psnr_step, random_vgg, usual_psnr_step
 from scripts.benchmarks.upscale import our_upscale, usual_upscale, write_network
-from scripts.builtin_photos import builtin_photos
+from scripts.evidence.builtin_photos import builtin_photos
 from scripts.inference.models import load_model
 
 NAMES = {torch.bfloat16: "bfloat16", torch.float32: "full precision"}

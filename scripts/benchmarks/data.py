@@ -17,7 +17,7 @@ from common.data.pairs import list_pairs
 from common.data.photos import read_image, write_image
 from common.data.resize import imresize
 from common.progress import progress_bar
-from scripts.builtin_photos import TRAIN
+from scripts.evidence.builtin_photos import TRAIN
 
 Pairs = list[tuple[Path, Path]]
 

@@ -6,28 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from CVAE.train_cvae import train_cvae
-from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
-from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
-from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
-from ESRGAN.train_esrgan import train_esrgan
 from scripts.benchmarks.measuring import quiet_folder
-from SRVAE.train_srvae import train_srvae
+from scripts.evidence.methods import METHODS
 
 _PSNR: dict[str, Any] = {"n_epochs": 1, "n_epochs_gan": 0}
 _GAN: dict[str, Any] = {"n_epochs": 0, "n_epochs_gan": 1}
 _LESS: dict[str, Any] = {"gradient_checkpointing": True}
+_ESRGAN = {
+    "PSNR stage": _PSNR,
+    "PSNR stage, checkpointing": _PSNR | _LESS,
+    "GAN stage": _GAN,
+    "GAN stage, checkpointing": _GAN | _LESS,
+    "GAN stage, batch 8": _GAN | {"batch_size": 8},
+}
 SETTINGS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
-    "ESRGAN, PSNR stage": (train_esrgan, _PSNR),
-    "ESRGAN, PSNR stage, checkpointing": (train_esrgan, _PSNR | _LESS),
-    "ESRGAN, GAN stage": (train_esrgan, _GAN),
-    "ESRGAN, GAN stage, checkpointing": (train_esrgan, _GAN | _LESS),
-    "ESRGAN, GAN stage, batch 8": (train_esrgan, _GAN | {"batch_size": 8}),
-    "CycleGAN, version 1": (v1.train_cyclegan_sr, {"n_epochs": 1}),
-    "CycleGAN, version 2": (v2.train_cyclegan_sr, {"n_epochs": 1}),
-    "CycleGAN, version 3": (v3.train_cyclegan_sr, {"n_epochs": 1}),
-    "SRVAE": (train_srvae, {"n_epochs": 1}),
-    "CVAE": (train_cvae, {"n_epochs": 1}),
+    f"ESRGAN, {case}": (METHODS["esrgan"].train, settings) for case, settings in _ESRGAN.items()
+}
+SETTINGS |= {
+    method.title: (method.train, {"n_epochs": 1})
+    for name, method in METHODS.items()
+    if name != "esrgan"
 }
 
 

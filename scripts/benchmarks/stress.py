@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,36 +35,14 @@ from common import checkpoint
 from common.data.photos import read_image, write_image
 from common.progress import progress_bar
 from common.run.flags import command_line
-from CVAE.train_cvae import train_cvae
-from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
-from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
-from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
-from ESRGAN.train_esrgan import train_esrgan
-from scripts.builtin_photos import TRAIN
+from scripts.evidence.builtin_photos import TRAIN
+from scripts.evidence.methods import METHODS
 from scripts.prepare_dataset import prepare_dataset
-from SRVAE.train_srvae import train_srvae
-
-_SMALL = {"batch_size": 2, "n_epochs": 6, "steps_per_epoch": 4, "n_valid": 2, "device": "cpu"}
-_SMALL |= {"patience": 5}
-_CYCLEGAN = _SMALL | {"n_features": 4, "lr_size": 24, "hr_size": 96}
-_POOLS = _CYCLEGAN | {"pool_size": 3}
-_ESRGAN = _SMALL | {"n_blocks": 1, "n_features": 8, "growth": 4, "discriminator_features": 4}
-_ESRGAN |= {"patch_size": 32, "n_epochs": 3, "n_epochs_gan": 3, "alpha": 0.5}
-_ESRGAN |= {"perceptual_weight": 0.0}
-_VAE = _SMALL | {"valid_patches": 4}
-SCRIPTS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
-    "esrgan": (train_esrgan, _ESRGAN),
-    "cyclegan_v1": (v1.train_cyclegan_sr, _CYCLEGAN),
-    "cyclegan_v2": (v2.train_cyclegan_sr, _POOLS),
-    "cyclegan_v3": (v3.train_cyclegan_sr, _POOLS | {"r1_weight": 1.0, "r1_every": 3}),
-    "srvae": (train_srvae, _VAE | {"n_features": 6, "n_latent": 2}),
-    "cvae": (train_cvae, _VAE | {"n_features": 4, "n_latent": 16}),
-}
 
 
 def stress(
     *,
-    scripts: tuple[str, ...] = tuple(SCRIPTS),  # which of the six
+    scripts: tuple[str, ...] = tuple(METHODS),  # which
     kills: int = 20,  # of each, at least
     seed: int = 0,  # of the moments
     folder: Path | None = None,  # keeps the runs; None: a temporary one
@@ -74,8 +52,8 @@ def stress(
     Raises:
         ValueError: there is no such script.
     """
-    if unknown := set(scripts) - set(SCRIPTS):
-        raise ValueError(f"{', '.join(unknown)}: expected some of {', '.join(SCRIPTS)}")
+    if unknown := set(scripts) - set(METHODS):
+        raise ValueError(f"{', '.join(unknown)}: expected some of {', '.join(METHODS)}")
     # What killed processes leave is their system's to clean up, and no news here.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     with contextlib.ExitStack() as stack:
@@ -111,7 +89,7 @@ def stress_script(
     """Return what differs between killed and unbroken runs of a script, and when it was killed.
 
     Args:
-        arguments: of the train function, besides those in `SCRIPTS` or in their place.
+        arguments: of the train function, besides those in `METHODS` or in their place.
     """
     rng = random.Random(f"{name} {seed}")
     began = time.perf_counter()
@@ -149,9 +127,8 @@ def _start(name: str, arguments: dict[str, Any], out_dir: Path, workers: int) ->
     way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(way)
     if way == "forkserver":
-        context.set_forkserver_preload(
-            ["scripts.benchmarks.stress", "torch._dynamo"]
-        )  # (Adam imports it)
+        # (Adam imports torch._dynamo)
+        context.set_forkserver_preload(["scripts.benchmarks.stress", "torch._dynamo"])
     process = context.Process(target=_run, args=(name, arguments, out_dir, workers))
     process.start()
     return process
@@ -159,12 +136,12 @@ def _start(name: str, arguments: dict[str, Any], out_dir: Path, workers: int) ->
 
 def _run(name: str, arguments: dict[str, Any], out_dir: Path, workers: int) -> None:
     torch.set_num_threads(1)
-    function, settings = SCRIPTS[name]
+    method = METHODS[name]
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     output = out_dir.with_suffix(".txt").open("a", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):  # of the process itself: workers inherit it
         os.dup2(output.fileno(), stream.fileno())
-    function(**settings | arguments, out_dir=out_dir, workers=workers, resume=True)
+    method.train(**method.seconds | arguments, out_dir=out_dir, workers=workers, resume=True)
 
 
 def _wait(process: Any, out_dir: Path | None, number: int, delay: float) -> None:
@@ -186,15 +163,15 @@ def _moment(out_dir: Path) -> str:
     """Return what the process was doing when it was killed, as its files tell."""
     for folder in (out_dir, out_dir / "samples"):
         for path in sorted(folder.glob(".*.tmp*")):
-            stem = path.name.split(".")[1]
-            return (
-                f"while writing {'a picture' if folder.name == 'samples' else stem + path.suffix}"
+            name = (
+                "a picture" if folder.name == "samples" else path.name.split(".")[1] + path.suffix
             )
-    if (out_dir / "state.pth").exists():
-        return "elsewhere"
-    previous = out_dir / "state_previous.pth"
-    is_first = not previous.exists() or checkpoint.load(previous)["at"]["epoch"] == 0
-    return "in the first epoch" if is_first else "between two states"
+            return f"while writing {name}"
+    state = out_dir / "state.pth"
+    if not state.exists():
+        return "between two states" if (out_dir / "state_previous.pth").exists() else "at the start"
+    in_first = checkpoint.load(state)["progress"]["epochs_done"] == 0
+    return "in the first epoch" if in_first else "elsewhere"
 
 
 def _compare(unbroken: Path, killed: Path, exitcode: int | None) -> list[str]:

@@ -5,15 +5,13 @@
 trains on the photos that come inside scikit-image's package; `--photos PHOTOS --test SET5/HR
 SET14/HR` names folders of HR photos instead. A run that was interrupted is resumed, a complete one
 is only measured again. The networks are smaller than the train scripts' defaults and so is the
-number of steps: `RUNS` below lists what differs.
+number of steps: `scripts/evidence/methods.py` lists what differs.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -21,45 +19,13 @@ if not __package__:
 
 from common.device import choose_bfloat16, choose_device, describe
 from common.run.flags import command_line
-from CVAE.train_cvae import train_cvae
-from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
-from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
-from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
-from ESRGAN.train_esrgan import train_esrgan
-from scripts.builtin_photos import builtin_photos
 from scripts.compare import compare
 from scripts.evaluate import evaluate
+from scripts.evidence.builtin_photos import builtin_photos
+from scripts.evidence.methods import METHODS
 from scripts.evidence.runs import Run, choose_photos, prepare, refuse_other_settings, train_all
-from SRVAE.train_srvae import train_srvae
 
 ROOT = Path(__file__).resolve().parents[2]
-_CYCLEGAN = {"n_features": 16, "lr_size": 32, "hr_size": 128, "batch_size": 4, "n_epochs": 3}
-_CYCLEGAN |= {"steps_per_epoch": 200, "learning_rate": 1e-3}
-_ESRGAN = {"n_blocks": 4, "n_features": 32, "growth": 16, "discriminator_features": 32}
-_ESRGAN |= {"patch_size": 64, "batch_size": 8, "n_epochs": 6, "n_epochs_gan": 1}
-_ESRGAN |= {"steps_per_epoch": 500, "learning_rate": 1e-3, "milestones": (0.5, 0.75, 0.9)}
-# Without the perceptual loss, which needs a download and holds the picture together, L1 does it.
-_ESRGAN |= {"perceptual_weight": 0.0, "pixel_weight": 1.0, "gan_weight": 1e-3}
-_VAE = {"batch_size": 8, "n_epochs": 3, "steps_per_epoch": 400}
-RUNS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {  # the longest first
-    "cvae": (train_cvae, _VAE),
-    "esrgan": (train_esrgan, _ESRGAN),
-    "srvae": (train_srvae, _VAE),
-    "cyclegan_v1": (v1.train_cyclegan_sr, _CYCLEGAN),
-    "cyclegan_v2": (v2.train_cyclegan_sr, _CYCLEGAN),
-    "cyclegan_v3": (v3.train_cyclegan_sr, _CYCLEGAN),
-}
-# What is measured and drawn: captions and checkpoints.
-SHOWN = {
-    "bicubic": "bicubic",
-    "CycleGAN v1": "cyclegan_v1/G_LR2HR.pth",
-    "CycleGAN v2": "cyclegan_v2/G_LR2HR.pth",
-    "CycleGAN v3": "cyclegan_v3/G_LR2HR.pth",
-    "ESRGAN, PSNR": "esrgan/generator_psnr.pth",
-    "ESRGAN, GAN": "esrgan/generator.pth",
-    "CVAE": "cvae/cvae.pth",
-    "SRVAE": "srvae/srvae.pth",
-}
 
 
 def gallery(
@@ -93,14 +59,17 @@ def gallery(
     refuse_other_settings(out, {"share": share, "seed": seed, "bfloat16": bfloat16} | given)
     lr_folder, hr_folder, pairs = prepare(photos, tests, out / "data", "bicubic")
     runs = []
-    for name, (train, settings) in RUNS.items():
-        steps = max(1, round(share * settings["steps_per_epoch"]))
-        settings = settings | {"steps_per_epoch": steps, "workers": 0, "device": where.type}
+    for name, method in METHODS.items():
+        steps = max(1, round(share * method.minutes["steps_per_epoch"]))
+        settings = method.minutes | {"steps_per_epoch": steps, "workers": 0, "device": where.type}
         settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder, "bfloat16": bfloat16}
-        runs.append(Run(name, train, seed, settings, out / name))
+        runs.append(Run(name, method.train, seed, settings, out / name))
     train_all(runs, jobs, describe(where, bfloat16))
 
-    models = tuple(str(out / path) if path != "bicubic" else path for path in SHOWN.values())
+    shown = {"bicubic": "bicubic"}  # captions and checkpoints
+    for name, method in METHODS.items():
+        shown |= {caption: str(out / name / file) for caption, file in method.checkpoints.items()}
+    models = tuple(shown.values())
     for name, photos_of_test in pairs.items():
         lr_path, hr_path = photos_of_test[min(1, len(photos_of_test) - 1)]
         files = {kind: out / f"{name}.{kind}" for kind in ("csv", "json")}
@@ -118,7 +87,7 @@ def gallery(
         compare(
             hr_path,
             models=models,
-            names=tuple(SHOWN),
+            names=tuple(shown),
             samples=1,
             n_crops=1,
             out=picture,

@@ -22,7 +22,7 @@ from common.div2k import download_div2k
 from common.files import written_whole
 from common.progress import progress_bar
 from common.run.log import write_log
-from scripts.outputs import refuse_foreign_folder
+from scripts.inference.outputs import refuse_foreign_folder
 from scripts.prepare_dataset import prepare_dataset
 
 

@@ -37,6 +37,7 @@ from common.run.flags import command_line
 from common.vae.diagnostics import deviations, latent_diagnostics
 from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
+from CVAE.tiles import tile_starts
 from CVAE.train_cvae import train_cvae
 from scripts.evaluate import diversity_score, local_l1
 from scripts.evidence.runs import (
@@ -50,7 +51,6 @@ from scripts.evidence.runs import (
 )
 from scripts.inference.lpips import load_lpips
 from scripts.inference.models import load_model
-from scripts.inference.tiles import tile_starts
 from scripts.samples import row_of_samples
 from SRVAE.model import SRVAE
 from SRVAE.model import Recognition as RecognitionOfSRVAE

@@ -1,28 +1,17 @@
-"""Lay out the photos that come inside scikit-image's package as DIV2K's folders; no download.
-
-    python scripts/builtin_photos.py
-
-writes div2k/builtin/DIV2K_train_HR, DIV2K_train_LR_bicubic/X4 and the same of two held-out photos
-(DIV2K_valid_...): for trying any of the training scripts.
-"""
+"""The photos that come inside scikit-image's package, laid out as DIV2K's folders; no download."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
-
-if not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import skimage
 
 from common.data.photos import read_image, write_image
 from common.files import remove_leftovers
-from common.run.flags import command_line
-from scripts.prepare_dataset import prepare_dataset
+from scripts import prepare_dataset
 
-ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(__file__).resolve().parents[2] / "div2k" / "builtin"
 
 TRAIN = (
     "astronaut.png",
@@ -43,9 +32,7 @@ VALID = ("chelsea.png", "coffee.png")
 
 
 def builtin_photos(
-    *,
-    out: Path = ROOT / "div2k" / "builtin",  # where DIV2K's folders are made
-    degradation: Literal["bicubic", "realistic"] = "bicubic",  # see prepare_dataset.py
+    out: Path = FOLDER, degradation: Literal["bicubic", "realistic"] = "bicubic"
 ) -> tuple[Path, Path, Path, Path]:
     """Write the photos and return LR, HR, held-out LR and held-out HR folder.
 
@@ -67,10 +54,6 @@ def builtin_photos(
             path = photos / Path(name).with_suffix(".png").name
             if not path.exists():
                 write_image(path, read_image(source / name))
-        hr, lr = prepare_dataset(photos, out, split=split, degradation=degradation)
+        hr, lr = prepare_dataset.prepare_dataset(photos, out, split=split, degradation=degradation)
         folders += [lr, hr]
     return tuple(folders)
-
-
-if __name__ == "__main__":
-    command_line(builtin_photos)

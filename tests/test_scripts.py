@@ -18,6 +18,7 @@ from common import checkpoint
 from common.data.pairs import list_pairs
 from common.data.photos import read_image, write_image
 from common.data.resize import imresize
+from common.div2k import download_div2k
 from common.measure.pictures import busiest_crop, grid
 from common.run.flags import command_line
 from CVAE.train_cvae import train_cvae
@@ -45,7 +46,11 @@ from SRVAE.train_srvae import train_srvae
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-README_PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+READMES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *ROOT.glob("[!.]*/README.md"), *ROOT.glob("*/*/README.md"))
+}
+README_PYTHON = re.findall(r"```python\n(.*?)```", "\n".join(READMES.values()), re.S)
 FUNCTIONS = {
     "ESRGAN/train_esrgan.py": train_esrgan,
     "CycleGAN/CycleGAN_w_v1/CycleGAN.py": v1.train_cyclegan_sr,
@@ -202,11 +207,13 @@ def test_busiest_crop_is_where_the_edges_are():
 
 
 def test_readme_names_files_and_flags_that_exist():
-    for path in re.findall(r"(?:python|bash) ([\w./]+\.(?:py|sh))", README):
+    text = "\n".join(READMES.values())
+    for path in re.findall(r"(?:python|bash) ([\w./]+\.(?:py|sh))", text):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).exists(), path
-    commands = re.findall(r"python ([\w./]+\.py)((?: |\\\n)[^`]*?)(?=\n\w|\n```|`)", README)
+    for readme, content in READMES.items():
+        for path in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", content):
+            assert (readme.parent / path).exists(), (readme, path)
+    commands = re.findall(r"python ([\w./]+\.py)((?: |\\\n)[^`]*?)(?=\n\w|\n```|`)", text)
     seen = set()
     for path, arguments in commands:
         if path in FUNCTIONS:
@@ -215,8 +222,8 @@ def test_readme_names_files_and_flags_that_exist():
             assert names <= inspect.signature(FUNCTIONS[path]).parameters.keys() | {"help"}, path
             seen |= names
     assert {"n_blocks", "n_features", "jobs"} <= seen
-    everywhere = {flag.replace("-", "_") for flag in re.findall(r"--(?:no-)?([a-z][\w-]+)", README)}
-    functions = [*FUNCTIONS.values(), benchmark.train, stress]
+    everywhere = {flag.replace("-", "_") for flag in re.findall(r"--(?:no-)?([a-z][\w-]+)", text)}
+    functions = [*FUNCTIONS.values(), benchmark.train, stress, download_div2k]
     known = set().union(*(inspect.signature(function).parameters for function in functions))
     known |= {"help", "nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint"}  # torchrun's
     assert {"degradation", "ablation", "resume"} <= everywhere <= known
@@ -250,7 +257,8 @@ def test_readme_commands_on_checkpoints_run(tmp_path, dataset, monkeypatch, caps
     """Each of them as it stands, in a folder that holds what it names."""
     torch.manual_seed(0)
     network = GeneratorRRDB(1, 16, 8)
-    checkpoint.save(tmp_path / "ESRGAN/runs/default/generator.pth", network.state_dict())
+    for run in ("default", "quickstart"):
+        checkpoint.save(tmp_path / f"ESRGAN/runs/{run}/generator.pth", network.state_dict())
     checkpoint.save(tmp_path / "SRVAE/runs/default/srvae.pth", SRVAE().state_dict())
     hr = read_image(next(dataset.valid_hr.iterdir()))[:32, :48]
     for name in ("photo.jpg", "photo.png", "holiday/a.png", "Set5/HR/a.png"):
@@ -259,13 +267,13 @@ def test_readme_commands_on_checkpoints_run(tmp_path, dataset, monkeypatch, caps
     functions = {"upscale": upscale, "evaluate": evaluate, "compare": compare, "export": export}
     lines = re.findall(r"^python scripts/(\w+)\.py (.*)$", README, re.MULTILINE)
     lines = [line for line in lines if line[0] in functions]
-    assert len(lines) == 6 and {name for name, _ in lines} == functions.keys()
+    assert len(lines) == 7 and {name for name, _ in lines} == functions.keys()
     monkeypatch.chdir(tmp_path)
     for name, arguments in lines:
         monkeypatch.setattr(sys, "argv", [name, *shlex.split(arguments)])
         command_line(functions[name])
     made = {"enlarged/photo.jpg", "enlarged/a.png", "samples/photo_4.jpg", "small.png"}
-    made |= {"compare.pdf", "generator.onnx"}
+    made |= {"compare.pdf", "generator.onnx", "photo_4x.png"}
     assert all((tmp_path / name).is_file() for name in made)
     assert read_image(tmp_path / "enlarged/photo.jpg").shape == (128, 192, 3)
     assert "PSNR-Y" in capsys.readouterr().out

@@ -10,13 +10,19 @@ from common.measure.validation import Validation
 
 
 def crops_and_validation(
-    *folders: Path | None, n_valid: int, valid_crop: int, patch_size: int, seed: int
+    lr_folder: Path | None,
+    hr_folder: Path | None,
+    valid_lr_folder: Path | None,
+    valid_hr_folder: Path | None,
+    n_valid: int,
+    valid_crop: int,
+    patch_size: int,
+    seed: int,
 ) -> tuple[PairedCrops, Validation]:
-    """Return the crops to train on, and the held-out photos.
+    """Return the crops to train on, of `patch_size` HR pixels, and the held-out photos.
 
-    Args:
-        folders: LR, HR, held-out LR and held-out HR, as `training_and_validation_pairs` takes them.
-        patch_size: of HR, in pixels.
+    Folders are as `training_and_validation_pairs` takes them.
     """
+    folders = lr_folder, hr_folder, valid_lr_folder, valid_hr_folder
     train, valid = training_and_validation_pairs(*folders, n_valid)
     return PairedCrops(train, patch_size, seed), Validation(valid, valid_crop)

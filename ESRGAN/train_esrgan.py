@@ -83,6 +83,7 @@ def train_esrgan(
     rrdb_conv_last: bool = True,  # a convolution at the end of each RRDB (not in the paper)
     gradient_checkpointing: bool = False,  # what is inside RRDBs is computed twice, not kept
     discriminator_features: int = 64,  # channels of its first layers (authors' code)
+    nearest_start: bool = False,  # starts as nearest-neighbour enlargement: for short trainings
     start_from: Path | None = None,  # generator .pth to begin with, ours or a published one
     # loss of the GAN stage; the PSNR stage has L1 alone
     perceptual_weight: float = 1.0,  # VGG19 features (paper); 0: no VGG19 needed
@@ -135,16 +136,15 @@ def train_esrgan(
         vgg = training.prepare(VGG19Features(vgg_weights))
     crops, validation = crops_and_validation(
         *(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder),
-        n_valid=n_valid,
-        valid_crop=valid_crop,
-        patch_size=patch_size,
-        seed=seed,
+        *(n_valid, valid_crop, patch_size, seed),
     )
 
     # networks
     torch.manual_seed(seed)
     generator = GeneratorRRDB(n_blocks, n_features, growth, rrdb_conv_last)
     generator.checkpointing = gradient_checkpointing
+    if nearest_start:
+        generator.start_as_nearest()
     if start_from is not None:
         set_weights(generator, checkpoint.load(start_from))
     generator = training.prepare(generator)

@@ -252,3 +252,20 @@ def test_checkpointing_changes_memory_and_nothing_else():
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
     assert kept[1] < 0.7 * kept[0]
+
+
+def test_start_as_nearest_is_nearly_nearest_neighbour_enlargement():
+    """Of an image in [0, 1]; also where it is black, and for each channel on its own."""
+    torch.manual_seed(0)
+    generator = GeneratorRRDB(2, 24, 12)
+    generator.start_as_nearest()
+    lr = torch.rand(1, 3, 12, 14)
+    lr[..., :5] = 0
+    lr[:, 0, 6:] = 1
+    with torch.inference_mode():
+        sr = generator(lr)
+    nearest = lr.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert (sr - nearest).abs().max() < 0.1 and (sr - nearest).abs().mean() < 0.05
+    with torch.no_grad():
+        generator.trunk_conv.weight.zero_()
+        torch.testing.assert_close(generator(lr), nearest, rtol=0, atol=1e-6)

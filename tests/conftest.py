@@ -129,10 +129,13 @@ def smooth_adam(patch: pytest.MonkeyPatch, eps: float) -> None:
 
 
 def assert_moved_alike(ours: Weights, expected: Weights, before: Weights, share: float) -> None:
-    """Each tensor is where it is expected, up to a share of how far it came from `before`."""
+    """Each tensor is where it is expected, up to a share of how far it came from `before`.
+
+    A bias without a gradient (what follows takes its mean away) moves by rounding alone, 1e-7.
+    """
     assert ours.keys() == expected.keys()
     for name, there in expected.items():
         there = there.double()
         wrong = (ours[name].double() - there).norm()
         moved = (there - before[name].double()).norm()
-        assert wrong <= share * moved + 2e-6 * there.norm(), f"{name}: {wrong} of {moved}"
+        assert wrong <= share * moved + 2e-6 * there.norm() + 1e-6, f"{name}: {wrong} of {moved}"

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
 MARGIN = 48  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
+GRID = 1  # LR pixels: parts may begin anywhere
 
 Weights = dict[str, torch.Tensor]
 

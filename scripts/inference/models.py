@@ -139,28 +139,26 @@ class Model:
             n, temperature, seed: as `sample` takes them; networks of one answer give that once.
             done: is told of the LR pixels of each tile that is done.
         """
-        noise = None
-        if self.has_samples:
-            noise = self.network.noise(shape, n, temperature, seed)
+        network = self.network
+        noise = network.noise(shape, n, temperature, seed) if self.has_samples else None
+
+        def answers(lr: torch.Tensor, top: int, left: int) -> torch.Tensor:
+            """Return SR (n, N, 3, 4h, 4w): for each of the noises, or the one there is."""
+            if noise is None:
+                return network(lr)[None]
+            return network.sample(lr, noise=network.noise_of_part(noise, (top, left), lr.shape[2:]))
 
         def enlarge(lr: torch.Tensor, top: int, left: int) -> torch.Tensor:
             lr = lr.to(self.device, memory_format=torch.channels_last)
-            some = noise
-            if noise is not None:
-                some = self.network.noise_of_part(noise, (top, left), lr.shape[2:])
             if self.precision == "half":
                 with torch.autocast(self.device.type, torch.float16):
-                    sr = self._answers(lr, some).float()
+                    sr = answers(lr, top, left).float()
                 if sr.isfinite().all():
                     return sr.clamp(0, 1)
-            return self._answers(lr, some).clamp(0, 1)
+            return answers(lr, top, left).clamp(0, 1)
 
-        tile, margin = self.tile, self.margin
-        yield from enlarge_in_bands(enlarge, read, shape[2:], tile, margin, GRID, done)
-
-    def _answers(self, lr: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        """Return SR (n, N, 3, 4H, 4W): for each of the noises, or the one there is."""
-        return self.network(lr)[None] if noise is None else self.network.sample(lr, noise=noise)
+        size, tile, margin = shape[2:], self.tile, self.margin
+        yield from enlarge_in_bands(enlarge, read, size, tile, margin, GRID, done)
 
 
 def load_model(
@@ -199,10 +197,7 @@ def load_model(
     name, network = _recognise(Path(path), load_weights(Path(path)))
     if backend == "openvino":
         if hasattr(network, "sample"):
-            raise ValueError(
-                f'{path} is of {name}, which has many answers: backend "openvino" is for networks '
-                "of one"
-            )
+            raise ValueError(f"{path} is of {name}, which has many answers: leave backend out")
         network = OpenVINONetwork(network.eval())
     return Model(name, network, where, precision)
 
@@ -221,7 +216,7 @@ def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
                 if (network := build_checked(family.from_weights, weights)) is not None:
                     found[place] = name, network
         except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
-            reason = one_line(str(error).replace("\n", " "))
+            reason = str(error)
     if "params_ema" in found:  # an average of `params`, and what is meant to be used
         found.pop("params", None)
     if len(found) > 1:

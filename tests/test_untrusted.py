@@ -192,6 +192,14 @@ def test_number_of_blocks_is_not_taken_from_a_name():
         set_weights(GeneratorRRDB(1, 8, 4), weights)
 
 
+def test_generator_to_start_from_is_not_built_a_second_time():
+    """Of 20,000 features a convolution alone would take 14 GB."""
+    weights = to_published(GeneratorRRDB(1, 8, 4, conv_last=False))
+    weights["conv_first.weight"] = torch.zeros(20_000, 3, 3, 3)
+    with pytest.raises(ValueError, match="of a network of another size"):
+        set_weights(GeneratorRRDB(1, 8, 4), weights)
+
+
 @pytest.mark.parametrize("content", [{1: torch.zeros(1)}, {"conv_first.weight": 3}, {"a": {}}])
 def test_generator_to_start_from_has_tensors_with_names(content):
     with pytest.raises(ValueError, match="not the weights"):

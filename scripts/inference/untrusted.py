@@ -25,7 +25,7 @@ from common.files import one_line
 
 # What a pickle of tensors and plain values names. torch also allows what makes memory out of a
 # number: bytearray, torch.Tensor, sparse tensors.
-_NAMED = re.compile(
+_ALLOWED_NAMES = re.compile(
     r"collections OrderedDict|_codecs encode|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch (\w+Storage|Size|device|b?float\w*|u?int\d+|bool)|torch\.storage \w+Storage"
 )
@@ -80,19 +80,19 @@ def refuse_bombs(path: str | Path) -> None:
             for member in members:
                 if member.filename.endswith("/data.pkl"):
                     with zipped.open(member) as stream:
-                        _refuse_names(stream, 1)
+                        _refuse_other_names(stream, 1)
     elif path.stat().st_size and tarfile.is_tarfile(path):
         raise ValueError("it is of torch's .tar format from before 2017, in which code can hide")
     else:
         with path.open("rb") as stream:
-            _refuse_names(stream, 5)  # magic number, protocol, system, content, keys
+            _refuse_other_names(stream, 5)  # magic number, protocol, system, content, keys
 
 
-def _refuse_names(stream: BinaryIO, n_pickles: int) -> None:
+def _refuse_other_names(stream: BinaryIO, n_pickles: int) -> None:
     for _ in range(n_pickles):
-        for opcode, argument, _place in pickletools.genops(stream):
+        for opcode, argument, _position in pickletools.genops(stream):
             if opcode.name == "STACK_GLOBAL" or (
-                opcode.name in ("GLOBAL", "INST") and not _NAMED.fullmatch(argument)
+                opcode.name in ("GLOBAL", "INST") and not _ALLOWED_NAMES.fullmatch(argument)
             ):
                 raise ValueError(
                     f"it names {argument or 'functions'}, none of which was executed; expected "
@@ -107,13 +107,13 @@ def refuse_declared_sizes(content: Any, n_bytes: int) -> None:
         ValueError: one has no values of its own (sparse, on "meta"), or together they have many
             times what the file can hold: they share their values, or these were never in it.
     """
-    found = 0
+    declared = 0
     for tensor in _tensors(content):
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
             raise ValueError(f"it holds a tensor of layout {tensor.layout} on {tensor.device}")
-        found += tensor.numel() * tensor.element_size()
-    if found > _MOST_SHARED * n_bytes:
-        raise ValueError(f"its tensors declare {found} bytes, and the file has {n_bytes}")
+        declared += tensor.numel() * tensor.element_size()
+    if declared > _MOST_SHARED * n_bytes:
+        raise ValueError(f"its tensors declare {declared} bytes, and the file has {n_bytes}")
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:

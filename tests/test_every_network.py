@@ -159,6 +159,23 @@ def test_tiles_give_what_the_whole_image_does(name, small_cvae):
         assert (tiled - drawn).abs().max() < 0.5 / 255
 
 
+@pytest.mark.parametrize("name", [name for name in TRAINED if "VAE" in name])
+def test_tiles_that_are_made_smaller_for_memory_stay_on_the_grid(name):
+    model, places = Model(family_of(name), make(name), CPU), []
+    largest, original = 120 + 2 * model.margin, model.network.noise_of_part
+
+    def noise_of_part(noise, place, size):
+        if max(size) > largest:
+            raise MemoryError
+        places.append(place)
+        return original(noise, place, size)
+
+    model.network.noise_of_part = noise_of_part
+    model.upscale(photo(3, 20, 400))
+    assert len(places) > 2
+    assert all(n % FAMILIES[model.name].GRID == 0 for place in places for n in place)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_half_precision_is_within_a_255th(name):
     lr = photo(3, 40, 30)

@@ -17,6 +17,7 @@ from CVAE.tiles import blend_tiles, cut_tiles
 PATCH = 32  # LR pixels, each way, of what the network takes at once
 OVERLAP = 8  # LR pixels, of tiles
 MARGIN = 72  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
+GRID = PATCH - OVERLAP  # LR pixels: parts begin where patches do
 _CELLS = 16  # of the deepest features, 4x4
 _AT_ONCE = 32  # tiles
 # Scale of the last features at the beginning. Adam moves all weights of the last convolution (576

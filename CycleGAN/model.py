@@ -14,10 +14,11 @@ from torch import nn
 
 from common.data.resize import project, resize
 
+MARGIN = 24  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
+GRID = 1  # LR pixels: parts may begin anywhere
 # Of what a residual generator adds. Adam moves all weights of the last, zero convolution (3,136 an
 # output) by the learning rate at once: unscaled, the first steps throw the image far off, and the
 # network needs hundreds of steps to come back.
-MARGIN = 24  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
 _SCALE = 0.1
 _MOST_PROJECTIONS = 100  # a checkpoint that asks for more is taken for an attack
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
 MARGIN = 48  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
+GRID = 1  # LR pixels: parts may begin anywhere
 
 Weights = dict[str, torch.Tensor]
 
@@ -198,6 +199,17 @@ def load_published(state_dict: dict, conv_last: bool = True) -> GeneratorRRDB:
     Raises:
         ValueError: these are not the weights of a 4x RRDB network; the message says what is amiss.
     """
+    weights = _with_our_names(state_dict)
+    try:
+        generator = GeneratorRRDB(*_sizes(weights), conv_last)
+        generator.load_state_dict(weights | _identities(generator))
+    except RuntimeError as error:
+        raise ValueError(f"these weights do not fit a 4x RRDB network: {error}") from None
+    return generator
+
+
+def _with_our_names(state_dict: dict) -> Weights:
+    """Return the weights of a public checkpoint under our names."""
     for wrapper in ("params_ema", "params", "state_dict"):
         if isinstance(state_dict.get(wrapper), dict):
             state_dict = state_dict[wrapper]
@@ -234,16 +246,26 @@ def load_published(state_dict: dict, conv_last: bool = True) -> GeneratorRRDB:
         raise ValueError("the first convolution or the first block is missing from these weights")
     if first.shape[1] != 3:
         raise ValueError(f"found {first.shape[1]} input channels, expected a 4x network on RGB, 3")
+    if not (first.numel() and dense.numel()):
+        raise ValueError("these weights do not fit a 4x RRDB network: layers without values")
+    return weights
 
-    try:
-        if not (first.numel() and dense.numel()):
-            raise RuntimeError("there are layers without values")
-        generator = GeneratorRRDB(n_blocks, len(first), len(dense), conv_last)
-        identity = {k: w for k, w in generator.state_dict().items() if _is_rrdb_conv_last(k)}
-        generator.load_state_dict(weights | identity)
-    except RuntimeError as error:
-        raise ValueError(f"these weights do not fit a 4x RRDB network: {error}") from None
-    return generator
+
+def _sizes(weights: Weights) -> tuple[int, int, int]:
+    """Return blocks, features and growth of weights with our names."""
+    n_blocks = sum(name.endswith(".dense_blocks.0.conv1.weight") for name in weights)
+    growth = len(weights["body.0.dense_blocks.0.conv1.weight"])
+    return n_blocks, len(weights["conv_first.weight"]), growth
+
+
+def _identities(generator: GeneratorRRDB) -> Weights:
+    """Return the weights with which the RRDBs' `conv_last` changes nothing."""
+    weights = generator.state_dict()
+    identities = {key: torch.zeros_like(weights[key]) for key in weights if _is_rrdb_conv_last(key)}
+    for weight in identities.values():
+        if weight.dim() == 4:
+            nn.init.dirac_(weight)
+    return identities
 
 
 def from_weights(weights: dict) -> GeneratorRRDB | None:
@@ -256,9 +278,7 @@ def from_weights(weights: dict) -> GeneratorRRDB | None:
         return load_published(weights, conv_last=False)
     if "body.0.dense_blocks.0.conv1.weight" not in weights:
         return None
-    sizes = (len(weights[f"{key}.weight"]) for key in ("conv_first", "body.0.dense_blocks.0.conv1"))
-    n_blocks = sum(name.endswith("dense_blocks.0.conv1.weight") for name in weights)
-    network = GeneratorRRDB(n_blocks, *sizes, "body.0.conv_last.weight" in weights)
+    network = GeneratorRRDB(*_sizes(weights), "body.0.conv_last.weight" in weights)
     network.load_state_dict(weights)
     return network
 
@@ -270,8 +290,7 @@ def set_weights(generator: GeneratorRRDB, state_dict: dict) -> None:
         ValueError: it is of no RRDB network, of one of another size, or not finite.
     """
     if "body.0.dense_blocks.0.conv1.weight" not in state_dict:
-        has_conv_last = isinstance(generator.body[0].conv_last, nn.Conv2d)
-        state_dict = load_published(state_dict, has_conv_last).state_dict()
+        state_dict = _with_our_names(state_dict) | _identities(generator)
     try:
         generator.load_state_dict(state_dict)
     except (RuntimeError, AttributeError, TypeError) as error:
@@ -288,13 +307,10 @@ def to_published(generator: GeneratorRRDB) -> Weights:
     Raises:
         ValueError: the RRDBs' `conv_last`, which the published network lacks, was trained.
     """
-    published = {}
+    published, identities = {}, _identities(generator)
     for key, weight in generator.state_dict().items():
-        if _is_rrdb_conv_last(key):
-            identity = torch.zeros_like(weight)
-            if weight.dim() == 4:
-                nn.init.dirac_(identity)
-            if not torch.equal(weight, identity):
+        if key in identities:
+            if not torch.equal(weight, identities[key]):
                 raise ValueError(
                     f"{key} has been trained and the published network has no place for it: train "
                     "with rrdb_conv_last=False to use the network in other tools"

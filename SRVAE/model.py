@@ -15,6 +15,7 @@ from common.vae.gaussian import Gaussian, draw, gaussian, recognition_input, sam
 
 STRIDE = 4  # LR pixels, each way, for each place of z
 MARGIN = 24  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
+GRID = STRIDE  # LR pixels: parts begin where places of z do
 # Of the detail that is added to bicubic. Adam moves all weights of the last convolution (576 an
 # output) by the learning rate at once: unscaled, the first steps throw the image far off.
 _DETAIL_OUT = 0.1

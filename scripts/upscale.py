@@ -10,7 +10,7 @@ does not grow with the photo.
 
 In a notebook:
 
-    from scripts.upscale import load_model
+    from scripts.inference import load_model
     sr = load_model("cvae.pth").upscale(Image.open("photo.jpg"))
 """
 
@@ -36,12 +36,12 @@ from scripts.inference.outputs import skipped_files
 from scripts.inference.photos import (
     WRITTEN,
     Photo,
+    allocate_result,
     enlarged_size,
-    fill,
     open_photo,
     refuse_size,
     save_photo,
-    scratch,
+    write_rows,
 )
 
 __all__ = ["Job", "Model", "Settings", "enlarge", "load_model", "upscale"]
@@ -221,12 +221,12 @@ def enlarge(network: Model, job: Job, settings: Settings, done: Callable[[int], 
     photo = open_photo(job.photo)
     for path in job.results:
         refuse_size(path, enlarged_size(photo.size, settings.scale))
-    images = [scratch(path, photo, settings.scale) for path in job.results]
+    images = [allocate_result(path, photo, settings.scale) for path in job.results]
     temperature = settings.temperature if settings.samples else 0.0
     shape, top = (1, 3, *photo.size), 0
     for band in network.bands(photo.read, shape, len(images), temperature, settings.seed, done):
         for pixels, version in zip(images, band, strict=True):
-            fill(pixels, top, version[0])
+            write_rows(pixels, top, version[0])
         top += band.shape[-2]
     for path, pixels in zip(job.results, images, strict=True):
         save_photo(path, pixels, photo, settings.scale, settings.quality)

@@ -1,8 +1,7 @@
-"""`load_model` finds network and sizes from the tensors of any checkpoint."""
+"""What `load_model` takes and refuses, and what its models do; see test_every_network.py, too."""
 
 from __future__ import annotations
 
-import copy
 import io
 import pickle
 import sys
@@ -11,55 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from common import checkpoint
 from common.data.photos import to_tensor, to_uint8
 from common.data.resize import imresize
 from CVAE.model import CVAE, Recognition
-from CycleGAN.model import (
-    Discriminator,
-    GeneratorDown,
-    GeneratorSR,
-    ResidualGeneratorSR,
-)
+from CycleGAN.model import Discriminator, GeneratorDown
 from ESRGAN.model import GeneratorRRDB, to_published
-from scripts.inference.models import Bicubic, Model, load_model
-from SRVAE.model import SRVAE
+from scripts.inference.models import Model, load_model
+from tests.test_every_network import make
 
-torch.manual_seed(0)
-NETWORKS = {
-    "ESRGAN": GeneratorRRDB(2, 8, 4),
-    "ESRGAN without conv_last": GeneratorRRDB(1, 8, 4, conv_last=False),
-    "CycleGAN v1": GeneratorSR(4, 3),
-    "CycleGAN v3": ResidualGeneratorSR(4, 2, back_projections=2),
-    "CVAE": CVAE(4, 32),
-    "CVAE, LR not bicubic": CVAE(4, 32, projections=0),
-    "SRVAE": SRVAE(6, 3, 2),
-    "SRVAE, LR not bicubic": SRVAE(6, 3, 2, projections=0),
-}
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_is_found_with_its_sizes(name, suffix, tmp_path):
-    network, path = NETWORKS[name].eval(), tmp_path / f"weights{suffix}"
-    save_file(network.state_dict(), path) if suffix != ".pth" else checkpoint.save(
-        path, network.state_dict()
-    )
-    model = load_model(path, "cpu")
-    assert model.name == name.split(",")[0].split(" ")[0]
-    assert type(model.network) is type(network) and not model.network.training
-    expected, found = network.state_dict(), model.network.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
-    channels_last = {"memory_format": torch.channels_last}
-    network, lr = copy.deepcopy(network).to(**channels_last), to_tensor(PIXELS).to(**channels_last)
-    with torch.inference_mode():
-        is_vae = model.name in ("CVAE", "SRVAE")
-        sr = network.sample(lr, temperature=0)[0] if is_vae else network(lr).clamp(0, 1)
-    assert torch.equal(model.upscale(lr), sr)
 
 
 def test_published_names_are_found(tmp_path):
@@ -71,9 +32,20 @@ def test_published_names_are_found(tmp_path):
     torch.testing.assert_close(load_model(tmp_path / "a.pth", "cpu").upscale(lr), expected)
 
 
+def test_of_several_networks_in_a_file_none_is_guessed(tmp_path):
+    weights = make("ESRGAN").state_dict()
+    other = {key: weight + 1 for key, weight in weights.items()}
+    checkpoint.save(tmp_path / "a.pth", {"first": weights, "second": other})
+    with pytest.raises(ValueError, match=r"a\.pth holds several networks: .*first, second"):
+        load_model(tmp_path / "a.pth", "cpu")
+    checkpoint.save(tmp_path / "a.pth", {"params": weights, "params_ema": other})
+    found = load_model(tmp_path / "a.pth", "cpu").network.state_dict()
+    assert torch.equal(found["conv_first.bias"], other["conv_first.bias"])
+
+
 @pytest.fixture
 def esrgan(tmp_path):
-    checkpoint.save(tmp_path / "a.pth", NETWORKS["ESRGAN"].state_dict())
+    checkpoint.save(tmp_path / "a.pth", make("ESRGAN").state_dict())
     return load_model(tmp_path / "a.pth", "cpu")
 
 
@@ -106,7 +78,7 @@ def test_other_images_are_refused(esrgan, image):
 
 @pytest.mark.parametrize("name", ["CVAE", "SRVAE"])
 def test_samples_of_a_vae(name, tmp_path):
-    checkpoint.save(tmp_path / "a.pth", NETWORKS[name].state_dict())
+    checkpoint.save(tmp_path / "a.pth", make(name).state_dict())
     model = load_model(tmp_path / "a.pth", "cpu")
     versions = model.sample(Image.fromarray(PIXELS), 3, seed=1)
     assert len(versions) == 3 and all(version.size == (36, 28) for version in versions)
@@ -132,9 +104,21 @@ def test_other_networks_have_one_answer(esrgan):
         ({"fc_mu.weight": torch.zeros(2, 2)}, "no network that enlarges"),
         ({"fc_mu.weight": 3, "enc_conv1.0.weight": None}, "no network that enlarges"),
         ({"at": {}, "config": {}}, "what a run resumes from: take .* beside it"),
+        ({"progress": {}, "config": {}}, "what a run resumes from: take .* beside it"),
         (CVAE(4, 32).state_dict() | {"fc_mu.bias": torch.zeros(3)}, "no network that enlarges"),
     ],
-    ids=["F", "D", "recognition", "unknown", "empty", "part", "numbers", "state", "other shape"],
+    ids=[
+        "F",
+        "D",
+        "recognition",
+        "unknown",
+        "empty",
+        "part",
+        "numbers",
+        "older state",
+        "state",
+        "other shape",
+    ],
 )
 def test_other_checkpoints_are_refused(weights, message, tmp_path):
     checkpoint.save(tmp_path / "a.pth", weights)
@@ -149,7 +133,7 @@ class Malicious:
 
 def test_damaged_and_malicious_files_are_refused(tmp_path):
     whole = io.BytesIO()
-    torch.save(NETWORKS["SRVAE"].state_dict(), whole)
+    torch.save(make("SRVAE").state_dict(), whole)
     bad = {
         "cut.pth": whole.getvalue()[:5000],
         "empty.pth": b"",
@@ -169,49 +153,8 @@ def test_damaged_and_malicious_files_are_refused(tmp_path):
             load_model(tmp_path / name, "cpu")
 
 
-def noisy(network):
-    """Give the network weights that do something everywhere."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            if name == "conv_out.weight":
-                torch.nn.init.normal_(weight, 0, 0.05)
-    return network
-
-
-@pytest.mark.parametrize("name", [*NETWORKS, "bicubic"])
-def test_tiles_give_what_the_whole_image_does(name, small_cvae):
-    kind = name.split(",")[0].split(" ")[0]
-    network = Bicubic() if kind == "bicubic" else noisy(copy.deepcopy(NETWORKS[name]))
-    network = small_cvae if name == "CVAE" else network
-    model = Model(kind, network, torch.device("cpu"))
-    lr = torch.rand(1, 3, 26, 150, generator=torch.Generator().manual_seed(0))
-    model.tile = 264
-    whole = model.upscale(lr)
-    drawn = torch.stack(model.sample(lr, 2, seed=1)) if model.has_samples else None
-    model.tile = 48
-    assert (model.upscale(lr) - whole).abs().max() < 0.1 / 255
-    if drawn is not None:
-        assert drawn.std(0).max() > 0 or "not bicubic" in name
-        tiled = torch.stack(model.sample(lr, 2, seed=1))
-        assert (tiled - drawn).abs().max() < 0.5 / 255
-
-
-@pytest.mark.parametrize("name", [*NETWORKS, "bicubic"])
-def test_half_precision_is_within_a_255th(name):
-    kind = name.split(",")[0].split(" ")[0]
-    network = Bicubic() if kind == "bicubic" else noisy(copy.deepcopy(NETWORKS[name]))
-    lr = torch.rand(3, 40, 30, generator=torch.Generator().manual_seed(0))
-    full, half = (
-        Model(kind, network, torch.device("cpu"), p).upscale(lr) for p in ("full", "half")
-    )
-    assert half.dtype == torch.float32 and half.isfinite().all()
-    assert ((half - full).abs() <= 1 / 255).float().mean() >= 0.999
-    assert kind == "bicubic" or not torch.equal(half, full)
-
-
 def test_where_float16_overflows_full_precision_is_taken():
-    network = copy.deepcopy(NETWORKS["ESRGAN"])
+    network = make("ESRGAN")
     with torch.no_grad():
         network.HR_conv.weight.mul_(1e7)
         network.conv_last.weight.mul_(1e-7)
@@ -222,10 +165,10 @@ def test_where_float16_overflows_full_precision_is_taken():
     assert torch.equal(half.upscale(lr), full.upscale(lr))
 
 
-@pytest.mark.parametrize("name", ["ESRGAN", "CycleGAN v3"])
+@pytest.mark.parametrize("name", ["ESRGAN", "CycleGAN, residual"])
 def test_openvino_gives_the_same_image_at_any_size(name, tmp_path):
     pytest.importorskip("openvino")
-    checkpoint.save(tmp_path / "a.pth", noisy(copy.deepcopy(NETWORKS[name])).state_dict())
+    checkpoint.save(tmp_path / "a.pth", make(name).state_dict())
     plain = load_model(tmp_path / "a.pth", "cpu")
     fast = load_model(tmp_path / "a.pth", backend="openvino")
     assert fast.device.type == "cpu" and fast.name == plain.name
@@ -241,7 +184,7 @@ def test_openvino_gives_the_same_image_at_any_size(name, tmp_path):
 
 def test_openvino_is_refused_where_it_cannot_be(tmp_path, monkeypatch):
     for name in ("ESRGAN", "CVAE"):
-        checkpoint.save(tmp_path / f"{name}.pth", NETWORKS[name].state_dict())
+        checkpoint.save(tmp_path / f"{name}.pth", make(name).state_dict())
     with pytest.raises(ValueError, match="CVAE, which has many answers"):
         load_model(tmp_path / "CVAE.pth", backend="openvino")
     with pytest.raises(ValueError, match="leave precision out"):
@@ -251,15 +194,6 @@ def test_openvino_is_refused_where_it_cannot_be(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ValueError, match="pip install openvino"):
         load_model(tmp_path / "ESRGAN.pth", backend="openvino")
-
-
-@pytest.mark.parametrize("name", [*NETWORKS, "bicubic"])
-@pytest.mark.parametrize("size", [(1, 1), (1, 30), (13, 2)])
-def test_images_of_any_size(name, size):
-    kind = name.split(",")[0].split(" ")[0]
-    network = Bicubic() if kind == "bicubic" else NETWORKS[name]
-    sr = Model(kind, network, torch.device("cpu")).upscale(torch.rand(3, *size))
-    assert sr.shape == (3, 4 * size[0], 4 * size[1]) and sr.isfinite().all()
 
 
 def test_bicubic_is_matlabs():

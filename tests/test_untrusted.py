@@ -25,6 +25,7 @@ from scripts.export import export
 from scripts.inference import models
 from scripts.inference.models import load_model
 from scripts.inference.untrusted import build_checked, refuse_bombs, refuse_declared_sizes
+from scripts.inference.weights import state_dicts
 from scripts.samples import samples
 from scripts.upscale import upscale
 from SRVAE.model import SRVAE
@@ -177,7 +178,7 @@ def test_network_that_a_small_file_describes_is_not_built(name, n, tmp_path, mon
     }[name]
     made |= {"SRVAE": {"decoder.0.scale.weight": first}}.get(name, {})
     made |= {"CycleGAN": {"res_blocks.0.conv2.weight": first}}.get(name, {})
-    monkeypatch.setattr(models, "load_foreign", lambda path: made)
+    monkeypatch.setattr(models, "load_weights", lambda path: made)
     with pytest.raises(ValueError, match="no network that enlarges"):
         load_model(tmp_path / "a.pth", "cpu")
 
@@ -188,6 +189,14 @@ def test_number_of_blocks_is_not_taken_from_a_name():
     with pytest.raises(ValueError, match="2 blocks and one numbered 999999999"):
         load_published(weights)
     with pytest.raises(ValueError, match="numbered 999999999"):
+        set_weights(GeneratorRRDB(1, 8, 4), weights)
+
+
+def test_generator_to_start_from_is_not_built_a_second_time():
+    """Of 20,000 features a convolution alone would take 14 GB."""
+    weights = to_published(GeneratorRRDB(1, 8, 4, conv_last=False))
+    weights["conv_first.weight"] = torch.zeros(20_000, 3, 3, 3)
+    with pytest.raises(ValueError, match="of a network of another size"):
         set_weights(GeneratorRRDB(1, 8, 4), weights)
 
 
@@ -246,13 +255,42 @@ def test_safetensors_that_declare_what_they_do_not_hold_are_refused(content, tmp
 def test_shapes_are_compared_before_memory_is_taken():
     places = []
 
-    def build() -> nn.Module:
+    def from_weights(weights: dict) -> nn.Module:
         network = nn.Linear(2, 2)
         places.append(network.weight.device.type)
-        network.load_state_dict({"weight": torch.ones(2, 2), "bias": torch.ones(2)})
+        network.load_state_dict(weights)
         return network
 
-    assert torch.equal(build_checked(build).weight, torch.ones(2, 2)) and places == ["meta", "cpu"]
+    weights = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    network = build_checked(from_weights, weights)
+    assert torch.equal(network.weight, weights["weight"]) and places == ["meta", "cpu"]
+
+
+@pytest.mark.parametrize("values", [{}, {"weight": torch.zeros(4, 4), "bias": torch.zeros(4)}])
+def test_building_stops_when_a_network_is_larger_than_its_file(values):
+    layers = []
+
+    def from_weights(weights: dict) -> nn.Module:
+        for _ in range(10**9):  # as of a number in a key
+            layers.append(nn.Linear(4, 4))
+        return nn.Sequential(*layers)
+
+    with pytest.raises(ValueError, match="a larger network than its"):
+        build_checked(from_weights, values)
+    assert len(layers) < 100 and all(layer.weight.is_meta for layer in layers)
+
+
+def test_networks_without_values_or_of_too_many_tensors_are_refused():
+    with pytest.raises(ValueError, match="layers without values"):
+        build_checked(lambda weights: nn.Linear(0, 4), {"weight": torch.zeros(4, 0)})
+    many = dict.fromkeys(map(str, range(10_001)), torch.zeros(1))
+    with pytest.raises(ValueError, match="10001 tensors, expected 10000 at most"):
+        build_checked(lambda weights: None, many)
+
+
+def test_a_state_dict_under_many_keys_is_built_once(tmp_path):
+    weights = SRVAE(6, 3, 2).state_dict()
+    assert len(state_dicts(dict.fromkeys(range(1000), weights))) == 1
 
 
 def test_names_from_a_file_cannot_steer_the_terminal(tmp_path):

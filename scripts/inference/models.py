@@ -8,40 +8,43 @@ sr = model.upscale(Image.open("photo.jpg"))
 
 from __future__ import annotations
 
-import functools
 import importlib
-import re
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from common.data.resize import resize
 from common.device import choose_device
 from common.files import one_line
+from scripts.inference.images import AnyImage, in_form_of, to_batch
 from scripts.inference.openvino_network import OpenVINONetwork
 from scripts.inference.tiles import enlarge_in_bands
-from scripts.inference.untrusted import build_checked, load_foreign
+from scripts.inference.untrusted import build_checked
+from scripts.inference.weights import load_weights, state_dicts
 
-# The folders whose networks are known. Each has a model.py with `from_weights` and MARGIN.
-FAMILIES = ("ESRGAN", "CycleGAN", "SRVAE", "CVAE")
-# LR pixels that tiles begin at multiples of: where the CVAE's own tiles and the SRVAE's z lie, and
-# windows of 8. So a tile is enlarged as it is in the whole image.
-GRID = 24
-TILE = 264  # LR pixels, a multiple of GRID
-
-AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, torch.Tensor)
+# The folders whose networks are known. Each has a model.py with
+#   from_weights(weights): the network of a state_dict, sizes from its shapes; None: of another one;
+#   MARGIN: LR pixels that a tile sees beyond its own, a multiple of GRID;
+#   GRID: LR pixels that tiles begin at multiples of, to be enlarged as in the whole image.
+# A network of many answers has `sample`, `noise` and `noise_of_part` besides, as SRVAE's has.
+FAMILIES = {
+    name: importlib.import_module(f"{name}.model")
+    for name in ("ESRGAN", "CycleGAN", "SRVAE", "CVAE")
+}
+GRID = math.lcm(*(family.GRID for family in FAMILIES.values()))  # 24: one --tile fits all
+TILE = 264 // GRID * GRID  # LR pixels
 Precision = Literal["full", "half"]
 Backend = Literal["torch", "openvino"]
 
 
 class Bicubic(nn.Module):
     """Bicubic interpolation, as MATLAB's `imresize`, in float: what networks are compared with."""
+
+    MARGIN = 24
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         return resize(lr, 4)
@@ -74,7 +77,7 @@ class Model:
         self.precision = precision
         self.has_samples = hasattr(network, "sample")
         self.tile = TILE if device.type == "cpu" else 2 * TILE
-        self.margin = _module(name).MARGIN if name in FAMILIES else 24
+        self.margin = FAMILIES.get(name, Bicubic).MARGIN
 
     def upscale(self, image: AnyImage) -> AnyImage:
         """Return `image` four times as large, of the same kind as it was given.
@@ -87,9 +90,7 @@ class Model:
         Raises:
             ValueError: it is none of these.
         """
-        lr = _to_batch(image)
-        bands = self.bands(_reader(lr), lr.shape)
-        return _like(torch.cat(list(bands), -2)[0], image)
+        return self._enlarge(image, 1, 0.0, None)[0]
 
     def sample(
         self, image: AnyImage, n: int = 1, temperature: float = 1.0, seed: int | None = None
@@ -105,9 +106,18 @@ class Model:
         """
         if not self.has_samples:
             raise ValueError(f"a {self.name} has one answer to an image: `upscale` gives it")
-        lr = _to_batch(image)
-        bands = self.bands(_reader(lr), lr.shape, n, temperature, seed)
-        return [_like(sr, image) for sr in torch.cat(list(bands), -2)]
+        return self._enlarge(image, n, temperature, seed)
+
+    def _enlarge(
+        self, image: AnyImage, n: int, temperature: float, seed: int | None
+    ) -> list[AnyImage]:
+        lr = to_batch(image)
+
+        def read(top: int, bottom: int, left: int, right: int) -> torch.Tensor:
+            return lr[..., top:bottom, left:right]
+
+        bands = list(self.bands(read, lr.shape, n, temperature, seed))
+        return [in_form_of(image, sr) for sr in torch.cat(bands, -2)]
 
     @torch.inference_mode()
     def bands(
@@ -129,28 +139,26 @@ class Model:
             n, temperature, seed: as `sample` takes them; networks of one answer give that once.
             done: is told of the LR pixels of each tile that is done.
         """
-        noise = None
-        if self.has_samples:
-            noise = self.network.noise(shape, n, temperature, seed)
+        network = self.network
+        noise = network.noise(shape, n, temperature, seed) if self.has_samples else None
+
+        def answers(lr: torch.Tensor, top: int, left: int) -> torch.Tensor:
+            """Return SR (n, N, 3, 4h, 4w): for each of the noises, or the one there is."""
+            if noise is None:
+                return network(lr)[None]
+            return network.sample(lr, noise=network.noise_of_part(noise, (top, left), lr.shape[2:]))
 
         def enlarge(lr: torch.Tensor, top: int, left: int) -> torch.Tensor:
             lr = lr.to(self.device, memory_format=torch.channels_last)
-            some = noise
-            if noise is not None:
-                some = self.network.noise_of_part(noise, (top, left), lr.shape[2:])
             if self.precision == "half":
                 with torch.autocast(self.device.type, torch.float16):
-                    sr = self._answers(lr, some).float()
+                    sr = answers(lr, top, left).float()
                 if sr.isfinite().all():
                     return sr.clamp(0, 1)
-            return self._answers(lr, some).clamp(0, 1)
+            return answers(lr, top, left).clamp(0, 1)
 
-        tile, margin = self.tile, self.margin
-        yield from enlarge_in_bands(enlarge, read, shape[2:], tile, margin, GRID, done)
-
-    def _answers(self, lr: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        """Return SR (n, N, 3, 4H, 4W): for each of the noises, or the one there is."""
-        return self.network(lr)[None] if noise is None else self.network.sample(lr, noise=noise)
+        size, tile, margin = shape[2:], self.tile, self.margin
+        yield from enlarge_in_bands(enlarge, read, size, tile, margin, GRID, done)
 
 
 def load_model(
@@ -186,119 +194,37 @@ def load_model(
     torch.backends.cudnn.benchmark = False  # photos have many sizes: searching takes longer
     if str(path) == "bicubic":
         return Model("bicubic", Bicubic(), where, precision)
-    name, network = _recognise(Path(path), _load_weights(Path(path)))
+    name, network = _recognise(Path(path), load_weights(Path(path)))
     if backend == "openvino":
         if hasattr(network, "sample"):
-            raise ValueError(
-                f'{path} is of {name}, which has many answers: backend "openvino" is for networks '
-                "of one"
-            )
+            raise ValueError(f"{path} is of {name}, which has many answers: leave backend out")
         network = OpenVINONetwork(network.eval())
     return Model(name, network, where, precision)
 
 
-def _load_weights(path: Path) -> dict:
-    if path.suffix != ".safetensors":
-        return load_foreign(path)
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise ValueError(f"{path}: pip install safetensors to read it") from None
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no file of safetensors: {error}") from error
-
-
-def _module(family: str) -> ModuleType:
-    return importlib.import_module(f"{family}.model")
-
-
 def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
-    """Return family and network of the only state_dict in a file that is of a known network."""
+    """Return name and network of the only state_dict in a file that is of a known network."""
     if "config" in content and ("progress" in content or "at" in content):
         raise ValueError(
             f"{path} is what a run resumes from: take one of the .pth files beside it, as "
             "generator.pth, G_LR2HR.pth, cvae.pth or srvae.pth"
         )
     found, reason = {}, f"found keys like {', '.join(map(str, list(content)[:3]))}"
-    for place, weights in _state_dicts(content).items():
+    for place, weights in state_dicts(content).items():
         try:
-            for family in FAMILIES:
-                build = functools.partial(_module(family).from_weights, weights)
-                network = build_checked(build)
-                if network is not None:
-                    found[place] = family, network
+            for name, family in FAMILIES.items():
+                if (network := build_checked(family.from_weights, weights)) is not None:
+                    found[place] = name, network
         except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
-            reason = one_line(str(error).replace("\n", " "))
+            reason = str(error)
     if "params_ema" in found:  # an average of `params`, and what is meant to be used
         found.pop("params", None)
     if len(found) > 1:
         raise ValueError(f"{path} holds several networks: save one of {', '.join(found)} by itself")
     if not found:
         raise ValueError(f"{path} holds no network that enlarges images: {one_line(reason)}")
-    ((family, network),) = found.values()
+    ((name, network),) = found.values()
     tensors = (value for value in network.state_dict().values() if torch.is_tensor(value))
     if not all(tensor.isfinite().all() for tensor in tensors):
         raise ValueError(f"{path} holds weights that are not finite: its training has failed")
-    return family, network
-
-
-def _state_dicts(content: dict) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the state_dicts in a file, by the key that each lies under; "" is the file itself.
-
-    Names are freed of what wrappers (DataParallel, torch.compile, Lightning) put before them, and
-    profilers' counts are left out.
-    """
-    places = {"": content} | {str(k): v for k, v in content.items() if isinstance(v, dict)}
-    found = {}
-    for place, names in places.items():
-        weights = {
-            re.sub(r"^(module\.|_orig_mod\.|generator\.)+", "", name): value
-            for name, value in names.items()
-            if isinstance(name, str) and torch.is_tensor(value)
-        }
-        counts = ("total_ops", "total_params")
-        weights = {name: weights[name] for name in weights if not name.endswith(counts)}
-        if weights:
-            found[place] = weights
-    return found
-
-
-def _reader(lr: torch.Tensor) -> Callable[[int, int, int, int], torch.Tensor]:
-    return lambda top, bottom, left, right: lr[..., top:bottom, left:right]
-
-
-def _to_batch(image: Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Return (N, 3, H, W) float32 in [0, 1]."""
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        if image.ndim == 3 and image.shape[2] == 3 and image.dtype.kind in "uf":
-            top = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-            return torch.from_numpy(image / np.float32(top)).float().permute(2, 0, 1)[None]
-    elif isinstance(image, torch.Tensor) and image.is_floating_point():
-        batch = image[None] if image.ndim == 3 else image
-        if batch.ndim == 4 and batch.shape[1] == 3:
-            return batch.float()
-    shape, kind = tuple(getattr(image, "shape", ())), getattr(image, "dtype", "")
-    raise ValueError(
-        f"found {type(image).__name__} {shape} {kind}, expected a PIL image, an array (H, W, 3) of "
-        "uint8, uint16 or float, or a tensor (3, H, W) or (N, 3, H, W) of float"
-    )
-
-
-def _like(sr: torch.Tensor, image: AnyImage) -> AnyImage:
-    """Return `sr` (N, 3, H, W) in the form in which `image` was given."""
-    if isinstance(image, torch.Tensor):
-        sr = sr.to(image.device, image.dtype)
-        return sr if image.ndim == 4 else sr[0]
-    kind = np.dtype(np.uint8) if isinstance(image, Image.Image) else image.dtype
-    pixels = sr[0].permute(1, 2, 0).cpu().float().numpy()
-    if kind.kind == "u":
-        pixels = (pixels * np.iinfo(kind).max).round()
-    pixels = pixels.astype(kind)
-    return Image.fromarray(pixels) if isinstance(image, Image.Image) else pixels
+    return name, network

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -18,23 +17,19 @@ import pyvips
 import torch
 from PIL import Image
 
-from common.data.photos import exif_of, open_image, orientation, read_image, require_file
+from common.data.photos import read_image, require_file
 from common.files import require_free_space, written_whole
+from scripts.inference.exif import add_exif_to_tiff, read_exif
 
 WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 # How files begin that libvips reads: PNG, JPEG, WebP, GIF and TIFFs. It would also draw an SVG.
 _BY_VIPS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LONGEST_SIDE = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # of the formats, in pixels
 _MOST_PIXELS = 2**28  # a photo of more is taken for an attack
-_PLAIN = ("srgb", "rgb", "rgb16", "scrgb", "b-w", "grey16", "multiband")  # needs no conversion
+_KEPT_SPACES = ("srgb", "rgb", "rgb16", "scrgb", "b-w", "grey16", "multiband")  # of colour
 _IN_MEMORY = 2**28  # bytes; larger results lie in a temporary file
-_TOP = {"uchar": 255, "ushort": 65535, "float": 1}
+_WHITE = {"uchar": 255, "ushort": 65535, "float": 1}
 _DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
-# Tags of EXIF's main directory that describe the photo and not how the file is laid out:
-# description, make, model, software, date, artist, copyright, Windows' title to subject.
-_DESCRIPTIVE = {270, 271, 272, 305, 306, 315, 33432, *range(40091, 40096)}
-_ORIENTATION, _EXIF, _GPS = 274, 34665, 34853
-_OLD_SIZE = {40962, 40963}  # EXIF's width and height
 
 
 class Photo(NamedTuple):
@@ -54,7 +49,7 @@ class Photo(NamedTuple):
         """Return a part as RGB (1, 3, h, w) in [0, 1]."""
         part = self.colour.crop(left, top, right - left, bottom - top).numpy()
         part = part.reshape(bottom - top, right - left, self.colour.bands)
-        image = torch.from_numpy(part.astype(np.float32)) / _TOP[self.colour.format]
+        image = torch.from_numpy(part.astype(np.float32)) / _WHITE[self.colour.format]
         return image.permute(2, 0, 1)[None].expand(-1, 3, -1, -1)
 
 
@@ -72,7 +67,7 @@ def open_photo(path: Path) -> Photo:
         is_by_vips = file.read(4).startswith(_BY_VIPS)
     if not is_by_vips:
         return Photo(pyvips.Image.new_from_array(read_image(path)), None, Image.Exif(), 1)
-    exif, turned = _exif(path)
+    exif, orientation = read_exif(path)
     try:
         # By way of a source: libvips would take "a[1].png" for a file name with options.
         source = pyvips.Source.new_from_file(os.fsencode(path))
@@ -80,9 +75,9 @@ def open_photo(path: Path) -> Photo:
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels: too large to be trusted")
         image.crop(0, 0, 1, 1).avg()  # decodes all of it
-        if turned is not None:  # where libvips does not look: behind a PNG's pixels, in XMP
+        if orientation is not None:  # where libvips does not look: behind a PNG's pixels, in XMP
             image = image.copy()
-            image.set_type(pyvips.GValue.gint_type, "orientation", turned)
+            image.set_type(pyvips.GValue.gint_type, "orientation", orientation)
         image = _common_format(image.autorot())
     except (pyvips.Error, ValueError) as error:
         reason = error.detail if isinstance(error, pyvips.Error) else str(error)
@@ -100,7 +95,7 @@ def _common_format(image: pyvips.Image) -> pyvips.Image:
     if image.interpretation == "cmyk":
         image = image.icc_transform("srgb", embedded=True)
         image.remove("icc-profile-data")
-    elif image.interpretation not in _PLAIN:
+    elif image.interpretation not in _KEPT_SPACES:
         image = image.colourspace("srgb")
     if image.format not in ("uchar", "ushort"):
         lowest, highest = image.min(), image.max()
@@ -109,7 +104,7 @@ def _common_format(image: pyvips.Image) -> pyvips.Image:
             raise ValueError("values that are no numbers, expected 0 to 1")
         if not 0 <= lowest <= highest <= 1:
             raise ValueError(f"float values from {lowest:g} to {highest:g}, expected 0 to 1")
-    elif image.format not in _TOP:
+    elif image.format not in _WHITE:
         if image.format in ("double", "char") or not 0 <= lowest <= highest <= 65535:
             raise ValueError(
                 f"{image.format} values from {lowest:g} to {highest:g}, expected 16 bits"
@@ -118,27 +113,6 @@ def _common_format(image: pyvips.Image) -> pyvips.Image:
     if image.bands > 4:
         raise ValueError(f"{image.bands} channels, expected gray or RGB, with or without alpha")
     return image
-
-
-def _exif(path: Path) -> tuple[Image.Exif, int | None]:
-    """Return EXIF without thumbnail and layout, and the orientation, None where it is not read."""
-    exif, turned = Image.Exif(), None
-    try:
-        with open_image(path) as image:
-            turned = orientation(image)
-            found = exif_of(image)
-            for tag in _DESCRIPTIVE & found.keys():
-                exif[tag] = found[tag]
-            for directory in (_EXIF, _GPS):
-                tags = {t: v for t, v in found.get_ifd(directory).items() if t not in _OLD_SIZE}
-                if tags:
-                    exif.get_ifd(directory).update(tags)
-        exif.tobytes()
-    except Exception:  # Pillow raises nearly every kind; the photo itself was read
-        return Image.Exif(), turned
-    if exif:
-        exif[_ORIENTATION] = 1
-    return exif, turned
 
 
 def refuse_size(path: Path, size: tuple[int, int]) -> None:
@@ -151,7 +125,7 @@ def refuse_size(path: Path, size: tuple[int, int]) -> None:
         )
 
 
-def scratch(path: Path, photo: Photo, scale: float) -> np.ndarray:
+def allocate_result(path: Path, photo: Photo, scale: float) -> np.ndarray:
     """Return an array (4H, 4W, C) for the photo four times as large; large ones lie in a file.
 
     Its type is what `path`'s format can hold of the photo's, or what is resampled in the end.
@@ -174,7 +148,7 @@ def scratch(path: Path, photo: Photo, scale: float) -> np.ndarray:
     return np.memmap(file, _DTYPES[kind], "w+", shape=shape)
 
 
-def fill(pixels: np.ndarray, top: int, rows: torch.Tensor) -> None:
+def write_rows(pixels: np.ndarray, top: int, rows: torch.Tensor) -> None:
     """Write `rows` (3, h, 4W) in [0, 1] to `pixels` (4H, 4W, C), from row `top` on."""
     rows = rows.float()
     if pixels.shape[2] == 1:
@@ -189,7 +163,7 @@ def save_photo(path: Path, pixels: np.ndarray, photo: Photo, scale: float, quali
 
     Args:
         path: its suffix names the format; formats without alpha show white.
-        pixels: what `scratch` gave and `fill` filled.
+        pixels: what `allocate_result` gave and `write_rows` filled.
         quality: of JPEG and WebP, 1 to 100; WebP of 100 is without loss.
     """
     suffix = path.suffix.lower()
@@ -210,7 +184,7 @@ def save_photo(path: Path, pixels: np.ndarray, photo: Photo, scale: float, quali
         yres=photo.colour.yres,
     )
     if photo.alpha is not None and suffix in (".jpg", ".jpeg"):
-        image = image.flatten(background=_TOP[final])
+        image = image.flatten(background=_WHITE[final])
     for name in ("icc-profile-data", "xmp-data", "iptc-data"):
         if photo.colour.get_typeof(name):
             data = photo.colour.get(name)
@@ -235,7 +209,7 @@ def save_photo(path: Path, pixels: np.ndarray, photo: Photo, scale: float, quali
         except pyvips.Error as error:
             raise OSError(f"{path}: cannot be written ({' '.join(error.detail.split())})") from None
         if photo.exif and suffix in (".tif", ".tiff"):
-            _add_exif(temporary, photo.exif)
+            add_exif_to_tiff(temporary, photo.exif)
 
 
 def enlarged_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -265,7 +239,7 @@ def resample(image: pyvips.Image, height: int, width: int) -> pyvips.Image:
 def convert(image: pyvips.Image, before: str, kind: str) -> pyvips.Image:
     """Return values that were of the range of format `before` in format `kind`, rounded."""
     if before != kind:
-        image = image * (_TOP[kind] / _TOP[before])
+        image = image * (_WHITE[kind] / _WHITE[before])
     if kind != "float" and image.format in ("float", "double"):
         image = image.rint()
     return image if image.format == kind else image.cast(kind)
@@ -274,35 +248,3 @@ def convert(image: pyvips.Image, before: str, kind: str) -> pyvips.Image:
 def _is_big(image: pyvips.Image) -> bool:
     """Return whether a classic TIFF's 4 GB might not do."""
     return image.width * image.height * image.bands * 4 > 2**32
-
-
-def _add_exif(path: Path, exif: Image.Exif) -> None:
-    """Add EXIF to a TIFF, whose tags it is; libvips leaves it out. Not to one beyond 4 GB.
-
-    EXIF's directory and a new main one, of its entries and the file's own, go to the file's end.
-    """
-
-    def entries(directory: bytes) -> dict[int, bytes]:
-        (n,) = struct.unpack_from("<H", directory)
-        rows = [directory[2 + 12 * i : 14 + 12 * i] for i in range(n)]
-        return {struct.unpack("<H", row[:2])[0]: row for row in rows}
-
-    with path.open("rb+") as file:
-        order, version, place = struct.unpack("<2sHL", file.read(8))
-        if (order, version) != (b"II", 42):
-            return
-        file.seek(place)
-        (n,) = struct.unpack("<H", file.read(2))
-        file.seek(place)
-        own = file.read(2 + 12 * n)
-        end = file.seek(0, 2)
-        end += end % 2
-        exif.endian = "<"
-        added = exif.tobytes(offset=end)[14:]  # without the headers of EXIF and TIFF
-        added += b"\0" * (len(added) % 2)
-        rows = entries(added) | entries(own)
-        file.seek(end)
-        file.write(added + struct.pack("<H", len(rows)))
-        file.write(b"".join(rows[tag] for tag in sorted(rows)) + struct.pack("<L", 0))
-        file.seek(4)
-        file.write(struct.pack("<L", end + len(added)))

@@ -100,15 +100,14 @@ def _faded(strips: Iterator[Strip], length: int, fade: int, dim: int) -> Iterato
     """
     ramp = (torch.arange(8 * fade) + 0.5) / (8 * fade)
     ramp = ramp[:, None] if dim == -2 else ramp
-    kept = None
+    previous_end = None
     for _, end, strip in strips:
-        if kept is not None:
-            n = kept.shape[dim]
-            both = strip.narrow(dim, 0, n)
+        if previous_end is not None:
+            n = previous_end.shape[dim]
             weight = ramp.narrow(-1 if dim == -1 else 0, 0, n).to(strip)
-            faded = torch.lerp(kept, both, weight)
+            faded = torch.lerp(previous_end, strip.narrow(dim, 0, n), weight)
             strip = torch.cat([faded, strip.narrow(dim, n, strip.shape[dim] - n)], dim)
         n = 0 if end == length else 4 * (min(length, end + fade) - (end - fade))
         whole = strip.shape[dim] - n
         yield strip.narrow(dim, 0, whole)
-        kept = strip.narrow(dim, whole, n)
+        previous_end = strip.narrow(dim, whole, n)

@@ -25,11 +25,14 @@ from common.files import one_line
 
 # What a pickle of tensors and plain values names. torch also allows what makes memory out of a
 # number: bytearray, torch.Tensor, sparse tensors.
-_NAMED = re.compile(
+_ALLOWED_NAMES = re.compile(
     r"collections OrderedDict|_codecs encode|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch (\w+Storage|Size|device|b?float\w*|u?int\d+|bool)|torch\.storage \w+Storage"
 )
 
+Weights = dict[str, torch.Tensor]
+
+_MOST_TENSORS = 10_000  # of a network; a file that asks for more is taken for an attack
 _MOST_SHARED = 8  # names for the same values, on average: a best network may be the newest as well
 
 
@@ -77,19 +80,19 @@ def refuse_bombs(path: str | Path) -> None:
             for member in members:
                 if member.filename.endswith("/data.pkl"):
                     with zipped.open(member) as stream:
-                        _refuse_names(stream, 1)
+                        _refuse_other_names(stream, 1)
     elif path.stat().st_size and tarfile.is_tarfile(path):
         raise ValueError("it is of torch's .tar format from before 2017, in which code can hide")
     else:
         with path.open("rb") as stream:
-            _refuse_names(stream, 5)  # magic number, protocol, system, content, keys
+            _refuse_other_names(stream, 5)  # magic number, protocol, system, content, keys
 
 
-def _refuse_names(stream: BinaryIO, n_pickles: int) -> None:
+def _refuse_other_names(stream: BinaryIO, n_pickles: int) -> None:
     for _ in range(n_pickles):
-        for opcode, argument, _place in pickletools.genops(stream):
+        for opcode, argument, _position in pickletools.genops(stream):
             if opcode.name == "STACK_GLOBAL" or (
-                opcode.name in ("GLOBAL", "INST") and not _NAMED.fullmatch(argument)
+                opcode.name in ("GLOBAL", "INST") and not _ALLOWED_NAMES.fullmatch(argument)
             ):
                 raise ValueError(
                     f"it names {argument or 'functions'}, none of which was executed; expected "
@@ -104,13 +107,13 @@ def refuse_declared_sizes(content: Any, n_bytes: int) -> None:
         ValueError: one has no values of its own (sparse, on "meta"), or together they have many
             times what the file can hold: they share their values, or these were never in it.
     """
-    found = 0
+    declared = 0
     for tensor in _tensors(content):
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
             raise ValueError(f"it holds a tensor of layout {tensor.layout} on {tensor.device}")
-        found += tensor.numel() * tensor.element_size()
-    if found > _MOST_SHARED * n_bytes:
-        raise ValueError(f"its tensors declare {found} bytes, and the file has {n_bytes}")
+        declared += tensor.numel() * tensor.element_size()
+    if declared > _MOST_SHARED * n_bytes:
+        raise ValueError(f"its tensors declare {declared} bytes, and the file has {n_bytes}")
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:
@@ -125,19 +128,40 @@ def _tensors(content: Any) -> Iterator[torch.Tensor]:
             waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
-def build_checked(build: Callable[[], nn.Module | None]) -> nn.Module | None:
-    """Return what `build` does, which makes a network and loads weights into it, or None.
+def build_checked(
+    from_weights: Callable[[Weights], nn.Module | None], weights: Weights
+) -> nn.Module | None:
+    """Return what `from_weights` does, which builds a network and loads `weights` into it, or None.
 
     It is called twice: first on the device "meta", where shapes are compared but take no memory.
+
+    Raises:
+        ValueError: the network would be larger than its weights, or far too deep.
+        RuntimeError, KeyError and others: whatever `from_weights` raises.
     """
-    with torch.device("meta"), _WithoutValues(), warnings.catch_warnings():
+    if len(weights) > _MOST_TENSORS:
+        raise ValueError(f"it holds {len(weights)} tensors, expected {_MOST_TENSORS} at most")
+    size = sum(tensor.numel() for tensor in weights.values())
+    with torch.device("meta"), _NoLargerThan(size), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that nothing is copied
-        build()
-    return build()
+        network = from_weights(weights)
+    if network is None:
+        return None
+    if not all(parameter.numel() for parameter in network.parameters()):
+        raise ValueError("there are layers without values")
+    return from_weights(weights)
 
 
-class _WithoutValues(TorchFunctionMode):
-    """Leaves initial values out: on "meta" there are none, and torch imports much to make them."""
+class _NoLargerThan(TorchFunctionMode):
+    """Stops the building of a network, on "meta", that takes many more values than its weights.
+
+    Initial values are left out: on "meta" there are none, and torch imports much to make them.
+    """
+
+    def __init__(self, n_values: int):
+        super().__init__()
+        self.n_values = n_values
+        self.left = 2 * n_values + 1000  # some are for initial values only
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -147,4 +171,9 @@ class _WithoutValues(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         if name == "eye":
             return torch.empty(args[0], args[0])
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if name in ("empty", "zeros", "ones", "full", "rand", "randn", "arange"):
+            self.left -= max(1, result.numel())
+            if self.left < 0:
+                raise ValueError(f"it asks for a larger network than its {self.n_values} values")
+        return result

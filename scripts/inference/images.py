@@ -1,0 +1,50 @@
+"""Images in the forms that users have them in: PIL images, arrays and tensors."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, torch.Tensor)
+
+
+def to_batch(image: AnyImage) -> torch.Tensor:
+    """Return (N, 3, H, W) float32 in [0, 1].
+
+    Args:
+        image: a PIL image of any mode; an array (H, W, 3), uint8, uint16 or float in [0, 1]; a
+            tensor (3, H, W) or (N, 3, H, W), float in [0, 1].
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[2] == 3 and image.dtype.kind in "uf":
+            top = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+            return torch.from_numpy(image / np.float32(top)).float().permute(2, 0, 1)[None]
+    elif isinstance(image, torch.Tensor) and image.is_floating_point():
+        batch = image[None] if image.ndim == 3 else image
+        if batch.ndim == 4 and batch.shape[1] == 3:
+            return batch.float()
+    shape, kind = tuple(getattr(image, "shape", ())), getattr(image, "dtype", "")
+    raise ValueError(
+        f"found {type(image).__name__} {shape} {kind}, expected a PIL image, an array (H, W, 3) of "
+        "uint8, uint16 or float, or a tensor (3, H, W) or (N, 3, H, W) of float"
+    )
+
+
+def in_form_of(image: AnyImage, sr: torch.Tensor) -> AnyImage:
+    """Return `sr` (N, 3, H, W) in the form in which `image` was given."""
+    if isinstance(image, torch.Tensor):
+        sr = sr.to(image.device, image.dtype)
+        return sr if image.ndim == 4 else sr[0]
+    kind = np.dtype(np.uint8) if isinstance(image, Image.Image) else image.dtype
+    pixels = sr[0].permute(1, 2, 0).cpu().float().numpy()
+    if kind.kind == "u":
+        pixels = (pixels * np.iinfo(kind).max).round()
+    pixels = pixels.astype(kind)
+    return Image.fromarray(pixels) if isinstance(image, Image.Image) else pixels

@@ -1,0 +1,55 @@
+"""Read files of weights, from training here or from elsewhere: .pth and .safetensors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from scripts.inference.untrusted import load_foreign
+
+
+def load_weights(path: Path) -> dict:
+    """Return what a file holds: a state_dict, or one with others in it.
+
+    Raises:
+        ValueError: it is missing, damaged, or asks for more memory than it holds.
+    """
+    if path.suffix != ".safetensors":
+        return load_foreign(path)
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(f"{path}: pip install safetensors to read it") from None
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no file of safetensors: {error}") from error
+
+
+def state_dicts(content: dict) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the state_dicts in a file, by the key that each lies under; "" is the file itself.
+
+    Names are freed of what wrappers (DataParallel, torch.compile, Lightning) put before them, and
+    profilers' counts are left out.
+    """
+    places = {"": content} | {str(k): v for k, v in content.items() if isinstance(v, dict)}
+    found, seen = {}, set()
+    for place, names in places.items():
+        if id(names) in seen:  # a small file could hold one of them under many keys
+            continue
+        seen.add(id(names))
+        weights = {
+            re.sub(r"^(module\.|_orig_mod\.|generator\.)+", "", name): value
+            for name, value in names.items()
+            if isinstance(name, str) and torch.is_tensor(value)
+        }
+        counts = ("total_ops", "total_params")
+        weights = {name: weights[name] for name in weights if not name.endswith(counts)}
+        if weights:
+            found[place] = weights
+    return found

@@ -1,7 +1,5 @@
 """What the CVAE is trained and validated on: aligned 32x32 and 128x128 crops, held-out photos."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

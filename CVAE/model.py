@@ -4,8 +4,6 @@ Sohn et al. 2015, "Learning Structured Output Representation using Deep Conditio
 Models": prior p(z|LR), decoder p(HR|z,LR), and recognition q(z|HR,LR), used in training only.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Cutting photos into overlapping tiles, and blending enlarged tiles without seams."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -30,8 +30,6 @@ Differences from the paper:
 - The saved networks are exponential moving averages of the trained ones.
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 from pathlib import Path
@@ -45,9 +43,8 @@ from torch.nn import functional
 
 from common.data.resize import project
 from common.processes import on_main
-from common.run.ema import update_ema
 from common.run.flags import command_line
-from common.run.training import Training
+from common.run.training import Training, update_ema
 from common.vae.diagnostics import PANELS, SHOWN, latent_diagnostics
 from common.vae.gaussian import kl_divergence, kl_terms, warmed_up
 from CVAE.dataset import crops_and_validation

@@ -1,7 +1,5 @@
 """LR and HR photos that have nothing to do with each other, as a CycleGAN is trained on."""
 
-from __future__ import annotations
-
 from itertools import chain
 from pathlib import Path
 

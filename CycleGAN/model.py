@@ -7,8 +7,6 @@ Version 1 has GeneratorSR, GeneratorDown and Discriminator; versions 2 and 3 hav
 generators, of the same size. All images are in [0, 1]; tanh's range stays inside `forward`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

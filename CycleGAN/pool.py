@@ -1,7 +1,5 @@
 """The history of generated images that discriminators are shown."""
 
-from __future__ import annotations
-
 import torch
 
 

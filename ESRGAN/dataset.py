@@ -1,7 +1,5 @@
 """What ESRGAN is trained and validated on: aligned crops, and whole photos that are held out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from common.data.crops import PairedCrops

@@ -4,8 +4,6 @@ Wang et al. 2018, "ESRGAN: Enhanced Super-Resolution Generative Adversarial Netw
 arXiv 1809.00219, sections 3.1 and 3.2.
 """
 
-from __future__ import annotations
-
 import re
 
 import torch

@@ -17,8 +17,6 @@ Differences from the paper:
 - The PSNR stage hands its best weights, by PSNR-Y on held-out photos, to the GAN stage.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import math
@@ -34,9 +32,8 @@ from torch.nn import functional
 from common import checkpoint
 from common.perceptual import VGG19Features
 from common.processes import batch_mean
-from common.run.ema import update_ema
 from common.run.flags import command_line
-from common.run.training import Training
+from common.run.training import Training, update_ema
 from ESRGAN.dataset import crops_and_validation
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, set_weights
 

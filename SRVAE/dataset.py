@@ -1,7 +1,5 @@
 """What the SRVAE is trained and validated on: aligned crops of any size, held-out photos."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -26,8 +26,6 @@ Differences from the paper, and from the CVAE here:
 - The saved networks are exponential moving averages of the trained ones.
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 from pathlib import Path
@@ -40,9 +38,8 @@ from torch.nn import functional
 
 from common.data.resize import project
 from common.processes import batch_mean, on_main
-from common.run.ema import update_ema
 from common.run.flags import command_line
-from common.run.training import Training
+from common.run.training import Training, update_ema
 from common.vae.diagnostics import PANELS, SHOWN, latent_diagnostics
 from common.vae.gaussian import kl_terms, warmed_up
 from SRVAE.dataset import crops_and_validation

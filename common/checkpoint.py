@@ -1,10 +1,7 @@
 """Checkpoints: files of tensors that are written whole, checked when read, and never executed."""
 
-from __future__ import annotations
-
 import errno
 import re
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -38,7 +35,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
-        _refuse_damage_and_programs(path)
+        _refuse_damage(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
         unreadable = isinstance(error, OSError) and error.errno != errno.EINVAL
@@ -53,16 +50,12 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_damage_and_programs(path: str | Path) -> None:
-    """Raise `ValueError` for what torch would load: wrong checksums and, before 2.6, programs."""
+def _refuse_damage(path: str | Path) -> None:
+    """Raise `ValueError` for wrong checksums, which torch does not look at."""
     if zipfile.is_zipfile(path):  # torch's format before 1.6 is none, and has no checksums
         with zipfile.ZipFile(path) as zipped:
-            if any(name.endswith("/constants.pkl") for name in zipped.namelist()):
-                raise ValueError("it is a TorchScript program, expected a state_dict")
             if damaged := zipped.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
-    if Path(path).stat().st_size and tarfile.is_tarfile(path):
-        raise ValueError("it is of torch's .tar format from before 2017, in which code can hide")
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -1,7 +1,5 @@
 """Where and in which precision to compute."""
 
-from __future__ import annotations
-
 import os
 import platform
 
@@ -27,9 +25,7 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
             device = torch.device("cpu")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f'device is "{name}", expected "cuda", "cuda:1", "cpu", ...: {error}'
-        ) from None
+        raise ValueError(f'device is "{name}", expected "cuda:1", "cpu", ...: {error}') from None
     if device.type == "cuda":
         # Crops have one size: the fastest kernels are kept, but not the same ones each time.
         torch.backends.cudnn.benchmark = not deterministic
@@ -54,28 +50,20 @@ def describe(device: torch.device, bfloat16: bool = False) -> str:
     return name + " in bfloat16" * bfloat16
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether `device` has instructions for bfloat16, and so is faster in it.
+def choose_bfloat16(device: torch.device, wanted: bool | None = None) -> bool:
+    """Return `wanted`, or for None whether `device` has instructions for it, and so is faster.
 
     NVIDIA's GPUs have since Ampere (on older ones, a T4 for one, torch imitates it slowly), some
     x86 CPUs by AVX-512 or AMX. An older torch cannot tell about CPUs: then they have none.
     """
+    if wanted is not None:
+        return wanted
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False
-
-
-def choose_bfloat16(device: torch.device, wanted: bool | None) -> bool:
-    """Return `wanted`, or for None whether `device` is fast in it."""
-    return has_bfloat16(device) if wanted is None else wanted
-
-
-def autocast(device: torch.device, bfloat16: bool) -> torch.autocast:
-    """Return bfloat16 autocast, which needs no loss scaling, or what leaves precision alone."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
 
 def prepare_network(

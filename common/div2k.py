@@ -7,8 +7,6 @@
 Agustsson and Timofte, "NTIRE 2017 Challenge on Single Image Super-Resolution: Dataset and Study".
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

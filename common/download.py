@@ -1,7 +1,5 @@
 """Download a large file, checked by its digest, continuing where an earlier attempt stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import ssl

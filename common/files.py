@@ -1,7 +1,5 @@
 """Files written whole, folders locked, disk space checked."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """VGG19's features (Simonyan and Zisserman 2014), the basis of perceptual losses."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

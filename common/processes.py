@@ -6,8 +6,6 @@ so that N processes take the steps that one would with a batch N times as large.
 alone writes, measures and prints.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys

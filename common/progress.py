@@ -1,7 +1,5 @@
 """Progress bars that suit a terminal as well as a log file."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator

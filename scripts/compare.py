@@ -8,8 +8,6 @@ chooses others. Scores are PSNR-Y in dB / SSIM-Y of the whole photo. --out names
 or .jpg.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from pathlib import Path

@@ -7,8 +7,6 @@ Checkpoints are found in the repository (runs/ of each model), or in the folders
 named. The page is on this machine only; --host 0.0.0.0 shows it to others in the network.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 import tempfile

@@ -8,8 +8,6 @@ every border; PSNR over 255; SSIM with an 11x11 Gaussian window, sigma 1.5, vali
 the photos. A CVAE's and an SRVAE's figures are of the mean prediction, but diversity.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import sys

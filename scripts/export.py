@@ -10,8 +10,6 @@ a random image before it is kept, where onnxruntime is installed. ONNX needs `pi
 onnxscript`, safetensors `pip install safetensors`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -19,8 +19,6 @@ makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPE
 (scripts/evidence/degradation.py), of the same HR photos: for training on unpaired photos.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import sys

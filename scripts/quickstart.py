@@ -8,8 +8,6 @@ against `python ESRGAN/train_esrgan.py`: photos, blocks and steps, and VGG19's p
 its weights are not on this machine already.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

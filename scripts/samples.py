@@ -7,8 +7,6 @@ bicubic, the mean prediction, samples, their standard deviation at each pixel (t
 brighter, the more they differ), HR; of the crop with the strongest edges.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

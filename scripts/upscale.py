@@ -14,8 +14,6 @@ In a notebook:
     sr = load_model("cvae.pth").upscale(Image.open("photo.jpg"))
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

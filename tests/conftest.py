@@ -1,7 +1,5 @@
 """Small real photos in DIV2K's layout, and what tests of several training scripts share."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import os

@@ -1,7 +1,5 @@
 """Write image files byte by byte, good ones and others, from arrays: for `tests/odd_files.py`."""
 
-from __future__ import annotations
-
 import functools
 import io
 import struct

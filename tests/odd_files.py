@@ -4,8 +4,6 @@ The same on every machine. What a good file holds is known from the array that i
 arithmetic written out here where a reader has to convert it, and never from the readers under test.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import os

@@ -1,7 +1,5 @@
 """`scripts/benchmarks/benchmark.py` measures both sides, and they do the same work."""
 
-from __future__ import annotations
-
 import copy
 import json
 from functools import partial
@@ -10,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from common.device import has_bfloat16
+from common.device import choose_bfloat16
 from ESRGAN.model import Discriminator, GeneratorRRDB
 from ESRGAN.train_esrgan import relativistic_loss
 from scripts.benchmarks import benchmark
@@ -46,7 +44,7 @@ def test_benchmark_of_training_measures_both_stages(tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.benchmarks.train.Discriminator", lambda *sizes: small())
     settings = {"n_blocks": 2, "batch_size": 2, "n_photos": 1, "workers": 0, "rounds": 1}
     ratios = benchmark.train(**settings, patch_size=32, out=tmp_path, peaks=False)
-    n = 1 + has_bfloat16(CPU)  # precisions
+    n = 1 + choose_bfloat16(CPU)  # precisions
     assert len(ratios) == 7 + 2 * n
     sides = list(written(tmp_path, "train_psnr").values())
     usual, ours, (same, checkpointing, larger) = sides[0], sides[n], sides[-3:]

@@ -1,7 +1,5 @@
 """Checkpoints, the folder of a run, averages of weights, VGG19's features."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import signal
@@ -17,8 +15,8 @@ from torchvision.models.vgg import cfgs, make_layers
 from common import checkpoint, files
 from common import perceptual as vgg
 from common.perceptual import VGG19Features
-from common.run.ema import update_ema
 from common.run.stop import StopSignal
+from common.run.training import update_ema
 from scripts.inference import lpips
 from tests import test_div2k
 
@@ -184,7 +182,7 @@ def test_files_that_torch_might_execute_are_refused(kind, tmp_path):
     else:
         with tarfile.open(tmp_path / "a.pth", "w") as tar:
             tar.add(__file__, "pickle")
-    with pytest.raises(ValueError, match=r"a\.pth is damaged.*(TorchScript|\.tar format)"):
+    with pytest.raises(ValueError, match=r"a\.pth is damaged or no checkpoint of tensors"):
         checkpoint.load(tmp_path / "a.pth")
 
 

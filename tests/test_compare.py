@@ -1,7 +1,5 @@
 """The picture that shows checkpoints side by side."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

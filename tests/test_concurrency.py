@@ -1,7 +1,5 @@
 """Several processes at once, killed ones, and machines that are not as one's own."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

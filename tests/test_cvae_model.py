@@ -1,7 +1,5 @@
 """The CVAE's networks."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """The script that measures the three CycleGANs against each other, and LPIPS."""
 
-from __future__ import annotations
-
 import csv
 
 import numpy as np

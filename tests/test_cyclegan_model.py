@@ -1,7 +1,5 @@
 """CycleGAN's networks, unpaired photos and pool."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """The pixel store, and the crops that come from it."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The realistic degradation: each step against values worked out by hand or by another library."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

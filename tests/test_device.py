@@ -1,14 +1,11 @@
 """`common/device.py`: which precision a device gets."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
 import torch
 
-from common.device import autocast, describe, has_bfloat16
-from common.run import training
+from common.device import choose_bfloat16, describe
 from ESRGAN import train_esrgan as script
 
 CPU = torch.device("cpu")
@@ -25,27 +22,19 @@ CPU = torch.device("cpu")
 )
 def test_cpus_with_instructions_for_bfloat16_have_it(monkeypatch, found, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert has_bfloat16(CPU) is expected
+    assert choose_bfloat16(CPU) is expected
 
 
 def test_an_older_torch_that_cannot_tell_has_none(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not has_bfloat16(CPU)
+    assert not choose_bfloat16(CPU)
 
 
 @pytest.mark.parametrize("capability, expected", [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_gpus_have_it_since_ampere(monkeypatch, capability, expected):
     """A T4, 7.5, holds such numbers, and says so when asked, but has no convolutions of them."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert has_bfloat16(torch.device("cuda:0")) is expected
-
-
-def test_autocast_computes_in_what_is_wanted():
-    image, conv = torch.rand(1, 3, 8, 8), torch.nn.Conv2d(3, 4, 3)
-    with autocast(CPU, bfloat16=True):
-        assert conv(image).dtype == torch.bfloat16
-    with autocast(CPU, bfloat16=False):
-        assert conv(image).dtype == torch.float32
+    assert choose_bfloat16(torch.device("cuda:0")) is expected
 
 
 @pytest.mark.parametrize(
@@ -58,12 +47,13 @@ def test_training_takes_it_where_the_device_has_it_or_as_told(
     class Seen(Exception):
         pass
 
-    def autocast(device, bfloat16):
-        assert bfloat16 is used
+    def l1_loss(sr, hr):
+        assert (sr.dtype == torch.bfloat16) is used
         raise Seen
 
-    monkeypatch.setattr("common.device.has_bfloat16", lambda device: has_it)
-    monkeypatch.setattr(training, "autocast", autocast)
+    found = {"avx512_bf16": has_it, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    monkeypatch.setattr(torch.nn.functional, "l1_loss", l1_loss)
     settings = {"n_blocks": 1, "n_features": 8, "growth": 4, "patch_size": 32, "workers": 0}
     settings |= {"perceptual_weight": 0.0, "device": "cpu", "bfloat16": wanted}
     with pytest.raises(Seen):

@@ -1,7 +1,5 @@
 """ESRGAN's networks, and their exchange with the public tools."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

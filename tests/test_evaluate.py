@@ -1,7 +1,5 @@
 """The tables of `evaluate` against scikit-image, by the protocol, and its pairing of photos."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What every network must do: a new one needs one row, or more where it has variants."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 

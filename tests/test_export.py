@@ -1,7 +1,5 @@
 """Checkpoints in other formats are the same networks."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime

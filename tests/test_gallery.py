@@ -1,7 +1,5 @@
 """Every model by one command; the notebook and the page on its checkpoints."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """Gaussians of the variational autoencoders, against torch.distributions and by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.distributions import Normal

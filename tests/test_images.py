@@ -1,7 +1,5 @@
 """Photos of every kind are read as RGB; broken ones are named."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

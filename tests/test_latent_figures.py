@@ -1,7 +1,5 @@
 """The figures that tell whether z carries anything, on models whose z is known."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

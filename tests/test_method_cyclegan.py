@@ -1,7 +1,5 @@
 """The three CycleGANs' training, beside their losses and steps written out once more."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

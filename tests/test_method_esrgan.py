@@ -1,7 +1,5 @@
 """ESRGAN's training, beside the paper's losses and steps written out once more."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

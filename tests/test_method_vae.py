@@ -1,7 +1,5 @@
 """The CVAE's and the SRVAE's training, beside their losses and steps written out once more."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """PSNR and SSIM against hand-worked values and scikit-image."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

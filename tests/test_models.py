@@ -1,7 +1,5 @@
 """What `load_model` takes and refuses, and what its models do; see test_every_network.py, too."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import sys

@@ -3,8 +3,6 @@
 Nothing crashes or hangs, nothing is silently wrong. `odd_files.py` says what is expected of each.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Nothing of the user's is replaced unless that is asked for; what is wrong is said in a line."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

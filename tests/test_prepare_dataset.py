@@ -1,7 +1,5 @@
 """Any folder of photos becomes DIV2K's layout."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Training as several processes that torchrun starts: two on the CPU."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import socket

@@ -1,7 +1,5 @@
 """`imresize` gives MATLAB's values; projection onto LR."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What a run promises when something goes wrong: ESRGAN's training, at small widths."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

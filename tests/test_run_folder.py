@@ -1,7 +1,5 @@
 """What a run does in its folder: nothing of the user's is lost, no good state is called damaged."""
 
-from __future__ import annotations
-
 import errno
 import json
 import shutil

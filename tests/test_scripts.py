@@ -1,7 +1,5 @@
 """What the README tells people to run."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

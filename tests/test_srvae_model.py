@@ -1,7 +1,5 @@
 """The SRVAE's networks."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

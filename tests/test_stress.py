@@ -1,7 +1,5 @@
 """The short form of the stress test: each training script, killed and started again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Tiles that overlap and are blended."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

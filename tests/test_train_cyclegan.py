@@ -1,7 +1,5 @@
 """The three CycleGANs' training, at small widths on real photos."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -17,7 +15,7 @@ from torch import nn
 from common import checkpoint
 from common.data.photos import read_image
 from common.data.resize import resize
-from common.device import has_bfloat16
+from common.device import choose_bfloat16
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
@@ -269,7 +267,7 @@ def test_perceptual_loss_is_used_with_local_weights(dataset, runs, vgg_file, tmp
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_versions_train_in_bfloat16(dataset, runs, tmp_path, version):
-    other = not has_bfloat16(torch.device("cpu"))  # than that of `runs`
+    other = not choose_bfloat16(torch.device("cpu"))  # than that of `runs`
     run, exact = runs[version], train(version, dataset, tmp_path, bfloat16=other)
     if other:
         run, exact = exact, run

@@ -1,7 +1,5 @@
 """ESRGAN's training, at small widths on real photos."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

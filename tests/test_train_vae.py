@@ -1,7 +1,5 @@
 """The CVAE's and the SRVAE's training, at small widths on real photos."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -17,7 +15,7 @@ from torch.distributions import Laplace
 from common import checkpoint
 from common.data.photos import read_image, write_image
 from common.data.resize import imresize, project
-from common.device import has_bfloat16
+from common.device import choose_bfloat16
 from common.run import training
 from CVAE import train_cvae as cvae
 from CVAE.model import CVAE
@@ -201,7 +199,7 @@ def test_srvae_trains_on_patches_of_any_size(dataset, tmp_path):
 
 @pytest.mark.parametrize("name", TRAIN)
 def test_trains_in_bfloat16(large_dataset, runs, tmp_path, name):
-    other = not has_bfloat16(torch.device("cpu"))  # than that of `runs`
+    other = not choose_bfloat16(torch.device("cpu"))  # than that of `runs`
     run, exact = runs[name], train(name, large_dataset, tmp_path, bfloat16=other)
     if other:
         run, exact = exact, run

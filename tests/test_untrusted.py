@@ -1,7 +1,5 @@
 """Files of weights that want more than to be loaded, at every door they can come in by."""
 
-from __future__ import annotations
-
 import collections
 import json
 import struct

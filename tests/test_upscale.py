@@ -1,7 +1,5 @@
 """Photos of every kind go through `upscale` and come out as they were, but larger."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

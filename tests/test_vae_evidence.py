@@ -1,7 +1,5 @@
 """The script that measures whether samples differ, and the one that draws them."""
 
-from __future__ import annotations
-
 import csv
 
 import pytest

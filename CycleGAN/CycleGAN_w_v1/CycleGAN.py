@@ -24,8 +24,6 @@ It is what versions 2 and 3 are measured against: photos are resized as a whole 
 pixels, and nothing but F holds G to its LR photo.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -30,8 +30,6 @@ Version 1's other differences from the paper remain: generators that change the 
 norm, a small batch, the identity loss.
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 from pathlib import Path
@@ -45,9 +43,8 @@ from torch.nn import functional
 from common.data.resize import resize
 from common.measure.validation import Validation
 from common.processes import count
-from common.run.ema import update_ema
 from common.run.flags import command_line
-from common.run.training import Training
+from common.run.training import Training, update_ema
 from CycleGAN import model
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
 from CycleGAN.model import Discriminator, ResidualBlock, start_normal

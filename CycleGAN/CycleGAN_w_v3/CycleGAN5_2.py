@@ -37,8 +37,6 @@ Differences from the papers that remain: as in version 1, generators that change
 instance norm, a small batch, the identity loss by way of bicubic resizing and off.
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 from pathlib import Path
@@ -53,9 +51,8 @@ from common.data.resize import detail, resize
 from common.measure.validation import Validation
 from common.perceptual import VGG19Features
 from common.processes import batch_mean, count
-from common.run.ema import update_ema
 from common.run.flags import command_line
-from common.run.training import Training
+from common.run.training import Training, update_ema
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
 from CycleGAN.model import Discriminator, ResidualBlock, start_normal
 from CycleGAN.model import ResidualGeneratorDown as GeneratorDown

@@ -1,11 +1,9 @@
 """Random aligned LR/HR crops, each decided by (seed, epoch, k) alone."""
 
-from __future__ import annotations
-
 import functools
 import itertools
-from collections.abc import Callable, Generator
-from typing import NamedTuple, Protocol
+from collections.abc import Generator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,23 +26,15 @@ class Crop(NamedTuple):
     flip_columns: int
 
 
-class CropSource(Protocol):
-    """LR and HR photos, domains 0 and 1: `photos[domain][i]` (H, W, 3), and a crop's `sizes`."""
-
-    photos: tuple
-    sizes: tuple[int, int]
-    choose_crop: Callable[[int, int, int], Crop]  # of epoch, number and domain
-
-
-def take_crop(source: CropSource, epoch: int, k: int, domain: int) -> np.ndarray:
-    """Return crop `k` of `epoch`, (size, size, 3) uint8, a view of its photo."""
+def take_crop(source: Dataset, epoch: int, k: int, domain: int) -> np.ndarray:
+    """Return crop `k` of `epoch`, of LR (`domain` 0) or HR (1): (size, size, 3) uint8, a view."""
     photo, top, left, turns, flip_rows, flip_columns = source.choose_crop(epoch, k, domain)
     size = source.sizes[domain]
     square = source.photos[domain][photo][top : top + size, left : left + size]
     return np.rot90(square, turns)[:: 1 - 2 * flip_rows, :: 1 - 2 * flip_columns]
 
 
-def take_crops(source: CropSource, epoch: int, ks: range) -> tuple[torch.Tensor, torch.Tensor]:
+def take_crops(source: Dataset, epoch: int, ks: range) -> tuple[torch.Tensor, torch.Tensor]:
     """Return crops `ks` of an epoch as uint8: LR (N, 3, h, w) and HR (N, 3, H, W)."""
     crops = (np.stack([take_crop(source, epoch, k, domain) for k in ks]) for domain in (0, 1))
     return tuple(torch.from_numpy(pixels).permute(0, 3, 1, 2) for pixels in crops)

@@ -1,7 +1,5 @@
 """Which photos a run reads: which folders, what is in them, and which LR and HR belong together."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -13,8 +11,6 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".tif", ".tiff", 
 SUFFIXES |= {".ppm", ".pgm", ".avif", ".heic", ".heif"}  # where Pillow can read the last three
 
 Pairs = list[tuple[Path, Path]]  # LR and HR
-
-
 Folder = Path | None
 
 

@@ -1,7 +1,5 @@
 """Read any photo as 8-bit RGB, and write photos, with Pillow."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ magic, 8 bytes length of the header, the header (JSON: the photos' names, bytes,
 heights and widths), then each photo as (H, W, 3) uint8.
 """
 
-from __future__ import annotations
-
 import json
 from itertools import accumulate
 from pathlib import Path

@@ -3,8 +3,6 @@
 `factor` is 1/4, 1/2, 2 or 4 throughout.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Processes that do jobs beside this one: they decode photos, or cut crops ahead."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """PSNR and SSIM by the protocol of the field's tables: 8-bit luma, borders shaved."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional
 
@@ -22,10 +20,7 @@ def luma(image: torch.Tensor) -> torch.Tensor:
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the peak signal-to-noise ratio in dB of each image: (N, C, H, W), 0 to 255 -> (N,).
-
-    At most 100, which is that of equal images, too: means over images stay finite.
-    """
+    """Return the PSNR in dB, at most 100, of each image: (N, C, H, W), 0 to 255 -> (N,)."""
     return (10 * torch.log10(_PEAK**2 / (a - b).square().mean(dim=(1, 2, 3)))).clamp(max=100)
 
 

@@ -1,7 +1,5 @@
 """Pictures that compare images side by side."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 

@@ -1,7 +1,5 @@
 """The figures and the pictures of a network on held-out photos."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean

@@ -1,7 +1,5 @@
 """Command-line flags from a function's signature."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys
@@ -23,13 +21,12 @@ def comments_as_help(function: Callable) -> Callable:
 
 
 def command_line(function: Callable | dict[str, Callable]) -> Any:
-    """Call a function with the command line's flags; what is wrong with them is said in a line.
+    """Call a function, of several the one that the first word names, with the other flags.
 
-    Of several functions the command line's first word chooses one.
+    What is wrong with them is said in a line.
     """
+    run = tyro.extras.subcommand_cli_from_dict if isinstance(function, dict) else tyro.cli
     try:
-        if isinstance(function, dict):
-            return tyro.extras.subcommand_cli_from_dict(function)
-        return tyro.cli(comments_as_help(function))
+        return run(function if isinstance(function, dict) else comments_as_help(function))
     except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,5 @@
 """The folder of a run: which process writes to it, and the state that it continues from."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import platform
@@ -192,7 +190,7 @@ class RunFolder:
                 if re.fullmatch(r"([a-z]+_)?\d{4,}", picture.stem):
                     picture.unlink()
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> "RunFolder":
         with contextlib.ExitStack() as stack:
             if processes.is_main():
                 stack.enter_context(self._locked())

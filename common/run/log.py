@@ -1,7 +1,5 @@
 """A run's log as a CSV file and as curves."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Callable, Iterable
@@ -69,15 +67,10 @@ class LossMeter:
             self._waiting = []
         return {name: total / self.n_steps for name, total in self.sums.items()}
 
-    def shown(self, title: str) -> dict[str, str]:
-        """Return what `means` does, for a progress bar."""
-        return {k.removeprefix("loss_"): f"{mean:.4f}" for k, mean in self.means(title).items()}
-
     def _refuse_non_finite(self, title: str, step: int, values: dict[str, float]) -> None:
         if not all(map(math.isfinite, values.values())):
             figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            names = self.names(crops_of_step(step, self.batch_size))
-            photos = ", ".join(dict.fromkeys(names))
+            photos = ", ".join(dict.fromkeys(self.names(crops_of_step(step, self.batch_size))))
             raise FloatingPointError(f"{title}, step {step + 1}: {figures}; photos: {photos}")
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """How far a run is: its stages, epochs and steps, and the best figure so far."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Leaving a training loop cleanly when a signal asks for it."""
 
-from __future__ import annotations
-
 import signal
 import threading
 
@@ -11,11 +9,10 @@ from common import processes
 class StopSignal:
     """Notes Ctrl-C and SIGTERM inside a `with` block, so that a loop can save and leave.
 
-    `stop.signal` is the number of the signal to leave for, 0 before it. A second Ctrl-C interrupts
-    at once. Several processes leave in the same step.
+    `signal` is the number of the one to leave for, 0 before; a second Ctrl-C interrupts at once.
     """
 
-    def __enter__(self) -> StopSignal:
+    def __enter__(self) -> "StopSignal":
         self.signal, self._received = 0, 0
         self._before = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere signals do not arrive
@@ -34,10 +31,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def requested(self, step: int, every: int) -> int:
-        """Return the signal's number that any process received, 0 before.
-
-        Several processes ask each other at every `every` steps only.
-        """
+        """Return `signal`; several processes, which leave together, ask only every `every` steps."""
         if processes.count() == 1:
             self.signal = self._received
         elif step % every == 0:

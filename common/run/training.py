@@ -1,20 +1,8 @@
 """The loop around a training step: epochs that can be resumed, their figures and their files.
 
-    training = Training(locals(), fixed=("n_features", "seed"))
-    network = training.prepare(Network())
-    training.register(network=network, optimizer=optimizer)
-    with training.begin(crops, validation, steps_per_epoch, n_epochs):
-        for epoch in training.epochs():
-            for step, (lr, hr) in epoch:
-                ...
-                epoch.log({"pixel": loss}, learning_rate=rate)
-            epoch.validate(network)
-            epoch.save({"network": network}, best={"network_best": network})
-
+A train script iterates `epochs`, and in each of them its steps; `begin` takes the folder for it.
 A run that is stopped or killed and then resumed takes the same steps, to the bit.
 """
-
-from __future__ import annotations
 
 import contextlib
 import sys
@@ -28,7 +16,7 @@ from torch import nn
 
 from common import checkpoint, processes
 from common.data.crops import batches, to_device
-from common.device import autocast, choose_bfloat16, choose_device, describe, prepare_network
+from common.device import choose_bfloat16, choose_device, describe, prepare_network
 from common.measure.validation import Validation
 from common.progress import progress_bar
 from common.run.folder import RunFolder
@@ -59,6 +47,7 @@ class Training:
             self.out_dir, config, fixed, settings["resume"], settings["overwrite"]
         )
         self.progress, self.rows = self.folder.progress, self.folder.rows
+        self.write = self.folder.write_networks  # NAME.pth of each
         self.parts: dict[str, Any] = {}
 
     def prepare(self, network: nn.Module, **layout: Any) -> nn.Module:
@@ -66,8 +55,8 @@ class Training:
         return prepare_network(network, self.device, self.settings["compile"], **layout)
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which the networks compute: bfloat16, or full precision."""
-        return autocast(self.device, self.bfloat16)
+        """Return bfloat16 autocast, which needs no loss scaling, or what leaves precision alone."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def register(self, **parts: Any) -> None:
         """Name what is saved with every epoch, and restored on resume.
@@ -124,7 +113,7 @@ class Training:
             yield
         print(f"complete: {self.out_dir}")
 
-    def epochs(self, stage: str = "", patience: int = 0) -> Iterator[Epoch]:
+    def epochs(self, stage: str = "", patience: int = 0) -> Iterator["Epoch"]:
         """Yield the epochs that are left of a stage: none where a later one was resumed.
 
         `patience` epochs without a better PSNR-Y end it; 0: none do.
@@ -144,10 +133,6 @@ class Training:
     def enters(self, stage: str) -> bool:
         """Return whether a stage is still to begin: it was not resumed after its beginning."""
         return self.progress.stage != stage
-
-    def write(self, networks: dict[str, nn.Module]) -> None:
-        """Write NAME.pth of each."""
-        self.folder.write_networks(networks)
 
     def load(self, name: str) -> dict[str, torch.Tensor] | None:
         """Return the weights in this run's NAME.pth, on its device; None: it has written none."""
@@ -174,7 +159,9 @@ class Epoch:
             progress.step += 1
             training.bar.update()
             if progress.step % every == 0:
-                training.bar.set_postfix(training.meter.shown(self.title), refresh=False)
+                means = training.meter.means(self.title)
+                shown = {name.removeprefix("loss_"): f"{means[name]:.4f}" for name in means}
+                training.bar.set_postfix(shown, refresh=False)
         if training.stop.signal:
             training.folder.save()
             training.bar.close()
@@ -238,3 +225,16 @@ class Epoch:
 
 def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     processes.average_gradients(p for group in optimizer.param_groups for p in group["params"])
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move `average` towards `network`: average <- d * average + (1 - d) * network.
+
+    d = min(decay, (1 + step) / (10 + step)) grows with `step` (from 0), so that a short run is not
+    held back by its random beginning. Buffers (batch norm statistics) are copied.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for mean, value in zip(average.buffers(), network.buffers(), strict=True):
+        mean.copy_(value)

@@ -1,7 +1,5 @@
 """What shows whether the z of a conditional variational autoencoder carries anything."""
 
-from __future__ import annotations
-
 import math
 from statistics import fmean
 
@@ -40,11 +38,9 @@ def latent_diagnostics(
     lr_psnr, lr_psnr_worst: LR-PSNR (dB) of the samples in 8 bits, by their mean squared error, and
         the lowest.
 
-    Args:
-        model: with `encode` (the prior p), `decode` and `finish`; in eval mode.
-        posterior: q(z|HR,LR), in eval mode. None: a model trained without; then p(z|LR) takes its
-            place, and N(0, 1) that of p in kl, active_units and sigma_ratio.
-        lr, hr: (N, 3, h, w) and (N, 3, 4h, 4w) in [0, 1], neighbours of different photos.
+    `model` has `encode` (the prior p), `decode` and `finish`; `posterior` is q(z|HR,LR), or None of
+    a model trained without: then p(z|LR) takes its place, and N(0, 1) that of p in kl, active_units
+    and sigma_ratio. `lr` and `hr` are (N, 3, h, w) and (N, 3, 4h, 4w) in [0, 1].
     """
     mu, logvar, features = model.encode(lr)
     p = q = mu, logvar

@@ -1,7 +1,5 @@
 """Diagonal Gaussians, given by mean and log variance, for variational autoencoders."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional
 

@@ -14,8 +14,6 @@ Each but `tiles` also writes a JSON file and a picture in `--out`. `pip install 
 `openvino` for upscaling's optional backend. Time at a quiet moment: other work changes the ratios.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys
@@ -33,7 +31,7 @@ import torch
 
 from common.data.crops import PairedCrops
 from common.data.photos import read_image, to_tensor
-from common.device import choose_device, has_bfloat16
+from common.device import choose_bfloat16, choose_device
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.benchmarks.data import decode_each, from_store, large_photos
@@ -109,7 +107,7 @@ def train(
     """
     _require_spandrel()
     where = choose_device(device)
-    precisions = (torch.bfloat16, torch.float32) if has_bfloat16(where) else (torch.float32,)
+    precisions = (torch.bfloat16, torch.float32) if choose_bfloat16(where) else (torch.float32,)
     options = _options("images", rounds, out, peaks, where)
     ratios = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

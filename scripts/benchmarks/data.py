@@ -1,7 +1,5 @@
 """Photos for scripts/benchmarks/benchmark.py, and crops of them cut in two ways."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from pathlib import Path

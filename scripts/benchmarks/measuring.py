@@ -1,7 +1,5 @@
 """Measure ways to do the same work in turn: seconds, arithmetic, memory; as JSON and bars too."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import datetime

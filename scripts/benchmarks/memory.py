@@ -1,7 +1,5 @@
 """What each training script needs of memory with its defaults (of the benchmark)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

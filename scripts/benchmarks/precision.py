@@ -1,7 +1,5 @@
 """The quick start's PSNR stage in full precision and in bfloat16 (of the benchmark)."""
 
-from __future__ import annotations
-
 import statistics
 from pathlib import Path
 

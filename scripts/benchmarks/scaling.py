@@ -1,7 +1,5 @@
 """A training step on one process and on several, for scripts/benchmarks/benchmark.py."""
 
-from __future__ import annotations
-
 import os
 import socket
 import statistics
@@ -15,7 +13,7 @@ import torch.multiprocessing
 from torch.nn import functional
 
 from common.data.crops import to_device
-from common.device import autocast, choose_device, has_bfloat16, prepare_network
+from common.device import choose_bfloat16, choose_device, prepare_network
 from common.processes import average_gradients
 from ESRGAN.model import GeneratorRRDB
 
@@ -71,7 +69,7 @@ def _train(
     for _ in range(settings["steps"] + 2):
         wait_for_all()
         began = time.perf_counter()
-        with autocast(where, has_bfloat16(where)):
+        with torch.autocast(where.type, torch.bfloat16, enabled=choose_bfloat16(where)):
             loss = functional.l1_loss(generator(lr), hr)
         optimizer.zero_grad()
         loss.backward()

@@ -9,8 +9,6 @@ than the one before. In the end weights, optimisers, random numbers, log, curves
 to be the same, bit for bit; only the log's seconds are left out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import multiprocessing

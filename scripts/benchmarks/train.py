@@ -1,7 +1,5 @@
 """Training steps, ours and those of public toolkits, for scripts/benchmarks/benchmark.py."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable
@@ -14,9 +12,9 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from common import checkpoint
 from common.data.crops import PairedCrops, batches, to_device
-from common.device import autocast, prepare_network
+from common.device import prepare_network
 from common.perceptual import VGG19Features
-from common.run.ema import update_ema
+from common.run.training import update_ema
 from ESRGAN.model import Discriminator, GeneratorRRDB
 from ESRGAN.train_esrgan import relativistic_loss
 from scripts.benchmarks.data import DecodedCrops, Pairs
@@ -82,7 +80,7 @@ def our_psnr_step(
 
     def step(k: int) -> None:
         lr, hr = to_device(next(stream), where)
-        with autocast(where, bfloat16):
+        with torch.autocast(where.type, torch.bfloat16, enabled=bfloat16):
             loss = functional.l1_loss(generator(lr), hr)
         optimizer.zero_grad()
         loss.backward()
@@ -123,7 +121,7 @@ class Adversaries:
         self.discriminator = put(discriminator, cpu_layout=torch.contiguous_format)
         self.vgg = put(VGG19Features(vgg_weights))
         self.optimizer_g, self.optimizer_d = adam(self.generator), adam(self.discriminator)
-        self.precision = autocast(device, bfloat16)
+        self.precision = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
     def usual_step(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
         """Update both with five passes through the discriminator, as BasicSR does.

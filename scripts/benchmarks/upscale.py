@@ -1,7 +1,5 @@
 """Ways to enlarge a photo with the same weights, for scripts/benchmarks/benchmark.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The photos that come inside scikit-image's package, laid out as DIV2K's folders; no download."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -6,8 +6,6 @@ Degradation Model for Deep Blind Image Super-Resolution", arXiv 2103.14006). Sim
 each step once and in this order, bicubic alone, milder ranges.
 """
 
-from __future__ import annotations
-
 import io
 import math
 

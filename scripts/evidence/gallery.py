@@ -8,8 +8,6 @@ is only measured again. The networks are smaller than the train scripts' default
 number of steps: `scripts/evidence/methods.py` lists what differs.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

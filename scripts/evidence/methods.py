@@ -1,7 +1,5 @@
 """Every training script in one table: adding a model adds a row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple

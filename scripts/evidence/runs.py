@@ -1,7 +1,5 @@
 """What the scripts that train networks side by side, to measure them alike, have in common."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json

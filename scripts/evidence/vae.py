@@ -10,8 +10,6 @@ Written to OUT: evidence.md (tables), evidence.csv (each network and folder), ev
 (samples), and the folder of each run.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

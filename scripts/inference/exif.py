@@ -1,7 +1,5 @@
 """EXIF goes from a photo to its enlarged version; into TIFFs, too, where libvips leaves it out."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Images in the forms that users have them in: PIL images, arrays and tensors."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """LPIPS (Zhang et al. 2018, arXiv 1801.03924), where its weights are on this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -6,8 +6,6 @@ model = load_model("ESRGAN/runs/default/generator.pth")
 sr = model.upscale(Image.open("photo.jpg"))
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Callable, Iterator

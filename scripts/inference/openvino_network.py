@@ -5,8 +5,6 @@ more, but needs a converter of its own and files on the disk. OpenVINO converts 
 memory, once for images of every size.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """What a script may write to, where nothing is replaced unasked, and which files it skips."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable

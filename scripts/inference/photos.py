@@ -4,8 +4,6 @@ libvips does the work, which reads and writes photos of any size in little memor
 out, BMP, PPM and others, Pillow reads as 8-bit RGB. What a file holds decides, not its name.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """Enlarging photos of any size in tiles that fade into each other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch

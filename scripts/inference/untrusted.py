@@ -5,8 +5,6 @@ from torch 2.6 on; here it is refused with any). These checks see to it that a s
 for much memory, or for a network that takes hours to build.
 """
 
-from __future__ import annotations
-
 import pickletools
 import re
 import tarfile

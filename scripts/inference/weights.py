@@ -1,7 +1,5 @@
 """Read files of weights, from training here or from elsewhere: .pth and .safetensors."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

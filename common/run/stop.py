@@ -31,7 +31,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def requested(self, step: int, every: int) -> int:
-        """Return `signal`; several processes, which leave together, ask only every `every` steps."""
+        """Return `signal`. Several processes leave together, and ask only every `every` steps."""
         if processes.count() == 1:
             self.signal = self._received
         elif step % every == 0:

@@ -9,12 +9,13 @@ from common import processes
 
 
 def choose_device(name: str, deterministic: bool = False) -> torch.device:
-    """Return the device called `name`; for "cuda" without a GPU say so and return the CPU.
+    """Return the device called `name`; "auto" is a GPU, or the CPU, as "cuda" then with a word.
 
     A process that `torchrun` started gets the GPU of its number, and joins the others. With
     `deterministic` a GPU gives the same bits each time, as a CPU does anyway. Raises `ValueError`
     when there is no device of this name.
     """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(name)
         if name == "cuda" and processes.count() > 1 and torch.cuda.is_available():

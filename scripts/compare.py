@@ -58,7 +58,7 @@ def compare(
     crop_at: tuple[tuple[int, int], ...] = (),  # (top, left) of each in HR pixels; none: by detail
     out: Path = Path("compare.png"),  # the picture, .png or .pdf
     overwrite: bool = False,  # replace a picture that is there already
-    device: str = "cuda",  # without a GPU the CPU is taken
+    device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
 ) -> Path:
     """Write the picture and return its path.
 

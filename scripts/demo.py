@@ -49,7 +49,7 @@ def demo(
     host: str = "127.0.0.1",  # 0.0.0.0: for others in the network as well
     port: int = 7860,
     open_browser: bool = True,  # open the page
-    device: str = "cuda",  # without a GPU the CPU is taken
+    device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
 ) -> None:
     """Show the page until Ctrl-C.
 

@@ -74,7 +74,7 @@ def evaluate(
     json: Path | None = None,  # write the means, and each photo's figures
     markdown: Path | None = None,  # write the table
     overwrite: bool = False,  # replace such files that are there already
-    device: str = "cuda",  # without a GPU the CPU is taken
+    device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
 ) -> list[dict[str, Any]]:
     """Print the table, write the files, and return a dict for each model.
 
@@ -293,6 +293,8 @@ def _finite(value: Any) -> Any:
 def titles(models: list[str]) -> list[str]:
     """Return short names of checkpoints that differ: `cvae`, or `runs/small/cvae`."""
     parts = [Path(name).with_suffix("").parts for name in models]
+    if len(set(parts)) < len(set(models)):  # some differ by their ending alone
+        parts = [Path(name).parts for name in models]
     for n in range(1, max(map(len, parts)) + 1):
         short = ["/".join(p[-n:]) for p in parts]
         if len(set(short)) == len(set(parts)):

@@ -42,7 +42,7 @@ def samples(
     crop: int = 192,  # HR pixels, a multiple of 4
     out: Path = Path("samples.png"),  # the picture
     overwrite: bool = False,  # replace a picture that is there already
-    device: str = "cuda",  # without a GPU the CPU is taken
+    device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
 ) -> Path:
     """Write the picture and return its path.
 

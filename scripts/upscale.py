@@ -74,7 +74,7 @@ def upscale(
     quality: int = 95,  # of JPEG and WebP, 1 to 100 (WebP: without loss)
     tile: int | None = None,  # LR pixels, a multiple of 24; None: 264 on a CPU, 528 on a GPU
     overwrite: bool = False,  # write anew what is there already
-    device: str = "cuda",  # without a GPU the CPU is taken
+    device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
     precision: Precision = "full",  # half: float16, for GPUs; within 1/255 of full
     backend: Backend = "torch",  # openvino: faster on a CPU, if installed; ESRGAN and CycleGAN
 ) -> int:
@@ -136,22 +136,26 @@ def _plan(inputs: tuple[Path, ...], out: Path, format: str, samples: int) -> lis
             named.append((path, Path(path.name)))
         else:
             raise ValueError(f"{path}: there is no such file or folder")
-    if out.suffix and not out.is_dir():
+    several_inputs = len(inputs) > 1 or inputs[0].is_dir()
+    if out.suffix and not out.is_dir() and not (several_inputs and out.suffix not in WRITTEN):
         if out.suffix.lower() not in WRITTEN:
             raise ValueError(f"{out}: expected a folder or one of {', '.join(sorted(WRITTEN))}")
-        if len(inputs) > 1 or inputs[0].is_dir():
+        if several_inputs:
             raise ValueError(f"{out} is one file, and there are several photos: name a folder")
         if format not in ("same", out.suffix[1:].lower()):
             raise ValueError(f"{out} and format {format} are two formats: name one")
         named, out, format = [(inputs[0], Path(out.name))], out.parent, "same"
     jobs: list[Job] = []
     taken: dict[str, Path] = {}
+    own_names = {str(out / place).casefold() for _, place in named}
     for photo, place in dict.fromkeys(named):
         suffix = place.suffix if format == "same" else f".{format}"
         suffix = suffix if suffix.lower() in WRITTEN else ".png"
         base = out / place.with_suffix(suffix)
-        if str(base).casefold() in taken:  # a.gif beside a.bmp
+        # Of a.bmp and a.png, or a.gif, the one that is PNG already keeps its name.
+        if suffix != place.suffix and str(base).casefold() in own_names | taken.keys():
             base = out / place.with_name(place.name + suffix)
+            print(f"{photo} becomes {base}", file=sys.stderr)
         if taken.setdefault(str(base).casefold(), photo) != photo:
             raise ValueError(f"{photo} and {taken[str(base).casefold()]} would both become {base}")
         several = [base.with_name(f"{base.stem}_{i}{suffix}") for i in range(1, samples + 1)]

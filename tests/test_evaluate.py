@@ -182,3 +182,7 @@ def test_lpips_is_measured_where_it_can_be_had(dataset, tmp_path, monkeypatch):
     sr = load_model("bicubic", "cpu").upscale(imresize(hr.astype(np.uint8), 1 / 4))
     assert row["lpips"] == pytest.approx(np.abs(sr - hr).mean() / 255, rel=1e-4)
     assert results[1]["diversity_lpips"] > 0 and "left out" not in text.read_text()
+
+
+def test_titles_differ_where_names_differ_in_their_ending_alone():
+    assert titles(["a/G.pth", "a/G.safetensors"]) == ["G.pth", "G.safetensors"]

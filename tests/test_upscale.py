@@ -321,3 +321,29 @@ def test_results_may_lie_in_the_photos_folder_or_above_it(tmp_path, monkeypatch)
     assert written == {"sub/a.png"}
     assert run(Path("in/sub"), out=Path()) == 0
     assert read_image("a.png").shape == (144, 192, 3)
+
+
+def test_no_two_photos_claim_one_name(tmp_path, capsys):
+    """A PNG keeps its name, whatever would become PNG beside it, and each result is its photo's."""
+    colours = {"a.bmp": 50, "a.gif": 100, "a.png": 200}
+    for name, value in colours.items():
+        Image.new("RGB", (8, 8), (value,) * 3).save(tmp_path / name)
+    assert run(*(tmp_path / name for name in colours), out=tmp_path / "out") == 0
+    for name, value in {"a.png": 200, "a.bmp.png": 50, "a.gif.png": 100}.items():
+        assert read_image(tmp_path / "out" / name)[16, 16].tolist() == [value] * 3
+    assert (
+        f"{tmp_path / 'a.bmp'} becomes {tmp_path / 'out' / 'a.bmp.png'}" in capsys.readouterr().err
+    )
+
+
+def test_several_photos_mean_a_folder_also_one_with_a_dot_in_its_name(tmp_path):
+    write_image(tmp_path / "photos" / "a.png", PHOTO)
+    write_image(tmp_path / "photos" / "b.png", PHOTO)
+    assert run(tmp_path / "photos", out=tmp_path / "results_v1.5") == 0
+    assert {path.name for path in (tmp_path / "results_v1.5").iterdir()} == {"a.png", "b.png"}
+
+
+def test_whoever_asks_for_no_device_is_not_told_of_one(tmp_path, capsys):
+    write_image(tmp_path / "a.png", PHOTO)
+    upscale(tmp_path / "a.png", model="bicubic", out=tmp_path / "out")
+    assert "GPU" not in "".join(capsys.readouterr())

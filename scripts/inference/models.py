@@ -161,7 +161,7 @@ class Model:
 
 def load_model(
     path: str | Path,
-    device: str | torch.device = "cuda",
+    device: str | torch.device = "auto",
     *,
     precision: Precision = "full",
     backend: Backend = "torch",
@@ -173,7 +173,7 @@ def load_model(
 
     Args:
         path: .pth or .safetensors; "bicubic" is interpolation, to compare with.
-        device: without a GPU "cuda" is the CPU.
+        device: "auto" is a GPU where there is one, or the CPU.
         precision: see `Model`.
         backend: "openvino" computes on the CPU, faster and with the same result, networks of one
             answer (ESRGAN, CycleGAN); it is a package of its own.

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from scripts.inference.untrusted import load_foreign
 
@@ -16,11 +18,6 @@ def load_weights(path: Path) -> dict:
     """
     if path.suffix != ".safetensors":
         return load_foreign(path)
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise ValueError(f"{path}: pip install safetensors to read it") from None
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     try:

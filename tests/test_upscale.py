@@ -345,5 +345,5 @@ def test_several_photos_mean_a_folder_also_one_with_a_dot_in_its_name(tmp_path):
 
 def test_whoever_asks_for_no_device_is_not_told_of_one(tmp_path, capsys):
     write_image(tmp_path / "a.png", PHOTO)
-    upscale(tmp_path / "a.png", model="bicubic", out=tmp_path / "out")
+    upscale.upscale((tmp_path / "a.png",), model="bicubic", out=tmp_path / "out")
     assert "GPU" not in "".join(capsys.readouterr())

@@ -200,3 +200,39 @@ def test_bicubic_is_matlabs():
     difference = model.upscale(pixels).astype(int) - imresize(pixels, 4)
     assert model.name == "bicubic" and np.abs(difference).max() <= 1
     assert (difference != 0).mean() < 0.3  # imresize rounds between rows and columns
+
+
+def test_pil_images_of_every_mode_are_read_as_the_command_reads_them():
+    """A mid grey in each: 32768 of 65535 and 0.5 are 127.5 of 255."""
+    model = load_model("bicubic", "cpu")
+    grey = {
+        "L": Image.new("L", (8, 8), 128),
+        "P": Image.new("L", (8, 8), 128).convert("P"),
+        "I;16": Image.fromarray(np.full((8, 8), 32768, np.uint16)),
+        "I": Image.new("I", (8, 8), 32768),
+        "F": Image.new("F", (8, 8), 0.5),
+        "CMYK": Image.new("CMYK", (8, 8), (0, 0, 0, 127)),
+    }
+    for mode, image in grey.items():
+        assert image.mode == mode
+        sr = np.asarray(model.upscale(image)).astype(int)
+        assert sr.shape == (32, 32, 3) and np.abs(sr - 127.5).max() <= 1, mode
+
+
+def test_pil_image_is_turned_upright_and_transparency_is_not_dropped_silently():
+    model = load_model("bicubic", "cpu")
+    image = Image.new("RGB", (8, 4))
+    image.getexif()[0x0112] = 6
+    assert model.upscale(image).size == (16, 32)
+    with pytest.raises(ValueError, match=r"transparent parts: image\.convert"):
+        model.upscale(Image.new("RGBA", (8, 8)))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, 255.0, float("nan")])
+def test_float_values_outside_of_0_to_1_are_refused(value):
+    model = load_model("bicubic", "cpu")
+    array = np.full((8, 8, 3), 0.5, np.float32)
+    array[0, 0, 0] = value
+    for image in (array, torch.from_numpy(array).permute(2, 0, 1)):
+        with pytest.raises(ValueError, match=r"float values from .* expected 0 to 1"):
+            model.upscale(image)

@@ -347,3 +347,59 @@ def test_whoever_asks_for_no_device_is_not_told_of_one(tmp_path, capsys):
     write_image(tmp_path / "a.png", PHOTO)
     upscale.upscale((tmp_path / "a.png",), model="bicubic", out=tmp_path / "out")
     assert "GPU" not in "".join(capsys.readouterr())
+
+
+def disc(kind: str) -> Image.Image:
+    """A white disc on transparent black, its rim half transparent."""
+    y, x = np.mgrid[:24, :24] - 11.5
+    radius = np.hypot(x, y)
+    alpha = np.where(radius < 8, 255, np.where(radius < 9, 128, 0)).astype(np.uint8)
+    white = np.where(alpha > 0, 255, 0).astype(np.uint8)
+    if kind == "LA":
+        return Image.merge("LA", [Image.fromarray(white), Image.fromarray(alpha)])
+    if kind == "GIF":  # has pixels that are transparent, and others
+        image = Image.fromarray((alpha > 0).astype(np.uint8)).convert("P")
+        image.putpalette([0, 0, 0, 255, 255, 255])
+        image.info["transparency"] = 0
+        return image
+    image = Image.merge("RGBA", [Image.fromarray(white)] * 3 + [Image.fromarray(alpha)])
+    return image.quantize(8) if kind == "P" else image
+
+
+@pytest.mark.parametrize("model", ["bicubic", "ESRGAN"])
+@pytest.mark.parametrize(
+    "kind, name", [("RGBA", "a.png"), ("LA", "a.png"), ("P", "a.png"), ("RGBA", "a.webp"),
+                   ("RGBA", "a.tif"), ("GIF", "a.gif")]
+)  # fmt: skip
+def test_transparent_pictures_get_no_dark_rim(tmp_path, kind, name, model):
+    disc(kind).save(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+    if model == "ESRGAN":
+        torch.manual_seed(0)
+        network = GeneratorRRDB(1, 8, 4)
+        network.start_as_nearest()
+        network.trunk_conv.weight.data.zero_()  # nearest-neighbour enlargement, exactly
+        model = tmp_path / "network.pth"
+        checkpoint.save(model, network.state_dict())
+    assert run(tmp_path / name, out=tmp_path / "out", model=model) == 0
+    (made,) = (tmp_path / "out").iterdir()
+    pixels = open_pixels(made)
+    colour, alpha = pixels[..., :-1], pixels[..., -1]
+    assert (alpha == 255).any() and (alpha == 0).any()
+    assert colour[alpha > 0].min() >= 254
+
+
+def test_sixteen_bits_get_no_dark_rim(tmp_path):
+    pixels = np.asarray(disc("RGBA")).astype(np.uint16) * 257
+    pyvips.Image.new_from_array(pixels, interpretation="rgb16").write_to_file(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", out=tmp_path / "out") == 0
+    made = open_pixels(tmp_path / "out" / "a.png")
+    assert made.dtype == np.uint16 and made[..., :3][made[..., 3] > 0].min() >= 65000
+
+
+def test_picture_that_is_transparent_everywhere_or_nowhere_keeps_its_colours(tmp_path):
+    for value in (0, 255):
+        Image.new("RGBA", (8, 8), (10, 200, 30, value)).save(tmp_path / f"{value}.png")
+        assert run(tmp_path / f"{value}.png", out=tmp_path / "out") == 0
+        assert open_pixels(tmp_path / "out" / f"{value}.png")[16, 16].tolist() == [
+            10, 200, 30, value
+        ]  # fmt: skip

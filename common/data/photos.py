@@ -28,7 +28,7 @@ def read_image(path: str | Path) -> np.ndarray:
             with Image.open(path) as again:
                 again.verify()
         turned = ImageOps.exif_transpose(image) if orientation(image) > 1 else image
-        return np.asarray(_to_rgb(turned))
+        return np.asarray(to_rgb(turned))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -115,7 +115,8 @@ def _may_have_late_exif(path: str) -> bool:
     return any(mark in end for mark in (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type exif"))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any of Pillow's modes as 8-bit RGB, transparent parts white."""
     if image.mode.startswith("I"):  # 16 bits a value, whether Pillow calls it I or I;16
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:

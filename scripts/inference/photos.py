@@ -84,6 +84,7 @@ def open_photo(path: Path) -> Photo:
     alpha = None
     if image.bands in (2, 4):
         image, alpha = image[: image.bands - 1], image[image.bands - 1]
+        image = _fill_invisible(image, alpha)
     pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
     return Photo(image, alpha, exif, pages)
 
@@ -111,6 +112,19 @@ def _common_format(image: pyvips.Image) -> pyvips.Image:
     if image.bands > 4:
         raise ValueError(f"{image.bands} channels, expected gray or RGB, with or without alpha")
     return image
+
+
+def _fill_invisible(colour: pyvips.Image, alpha: pyvips.Image) -> pyvips.Image:
+    """Return `colour` with that of the nearest visible pixel where alpha is 0.
+
+    What lies there, often black, would bleed into what is visible as the photo is enlarged.
+    """
+    visible = alpha > 0  # 0 or 255
+    if visible.min() or not visible.max():
+        return colour
+    above_zero = (colour.cast("float") + 1) * (visible / 255)  # `fill_nearest` fills zeros
+    filled = above_zero.fill_nearest() - 1
+    return filled.cast(colour.format).copy(interpretation=colour.interpretation)
 
 
 def refuse_size(path: Path, size: tuple[int, int]) -> None:

@@ -123,8 +123,9 @@ def _fill_invisible(colour: pyvips.Image, alpha: pyvips.Image) -> pyvips.Image:
     if visible.min() or not visible.max():
         return colour
     above_zero = (colour.cast("float") + 1) * (visible / 255)  # `fill_nearest` fills zeros
-    filled = above_zero.fill_nearest() - 1
-    return filled.cast(colour.format).copy(interpretation=colour.interpretation)
+    filled = (above_zero.fill_nearest() - 1).cast(colour.format)
+    filled = visible.ifthenelse(colour, filled)  # (it is inexact at the others' edges)
+    return filled.copy(interpretation=colour.interpretation)
 
 
 def refuse_size(path: Path, size: tuple[int, int]) -> None:

@@ -133,14 +133,15 @@ def test_store_that_another_process_built_of_other_photos_is_not_read(photos):
 def test_two_processes_download_an_archive_once(server, tmp_path):
     server.plan["GET", HR_ZIP] = iter(["slow"])
     table = json.dumps(div2k.ARCHIVES)
-    first, second = (start(DOWNLOAD, table, tmp_path, server.url) for _ in range(2))
+    first = start(DOWNLOAD, table, tmp_path, server.url)
     wait_for(lambda: server.requests)
-    time.sleep(0.5)  # for the other one to come as well
+    second = start(DOWNLOAD, table, tmp_path, server.url)
+    said = second.stdout.readline()  # as soon as it waits
+    assert said.startswith("waiting for another process that downloads DIV2K")
     server.released.set()
-    out = "".join(ended_well(first, second))
+    ended_well(first, second)
     assert_complete(tmp_path)
     assert gets(server) == [None] and gets(server, LR_ZIP) == [None]
-    assert out.count("waiting for another process that downloads DIV2K") == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")

@@ -95,7 +95,7 @@ def train_cvae(
     bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
     compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
-    resume: bool = False,  # go on with the run in out_dir
+    resume: bool = False,  # continue the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
 ) -> Path:
     """Train the CVAE and return the folder of the run.

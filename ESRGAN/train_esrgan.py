@@ -107,7 +107,7 @@ def train_esrgan(
     bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
     compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
-    resume: bool = False,  # go on with the run in out_dir
+    resume: bool = False,  # continue the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
 ) -> Path:
     """Train ESRGAN's two stages and return the folder of the run.

@@ -100,7 +100,7 @@ def discriminator_loss(
 def generator_loss(
     D: torch.nn.Module, fake: torch.Tensor, real: torch.Tensor, relativistic: bool = False
 ) -> torch.Tensor:
-    """Return the loss of a generator whose `fake` images D shall take for real ones."""
+    """Return the loss of a generator whose `fake` images D should take for real ones."""
     if not relativistic:
         return (D(fake).float() - 1).square().mean()
     with torch.no_grad():
@@ -165,7 +165,7 @@ def train_cyclegan_sr(
     bfloat16: bool | None = None,  # autocast; None: if the device has instructions for it
     compile: bool = False,  # torch.compile: minutes at the beginning, faster steps on a GPU
     deterministic: bool = False,  # the same bits from each run on a GPU, too, at some speed
-    resume: bool = False,  # go on with the run in out_dir
+    resume: bool = False,  # continue the run in out_dir
     overwrite: bool = False,  # delete the run in out_dir and start anew
 ) -> Path:
     """Train CycleGAN, version 3, and return the folder of the run.

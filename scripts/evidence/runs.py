@@ -116,7 +116,7 @@ def train_all(runs: list[Run], jobs: int, title: str) -> None:
                 bar.write(f"{run.title}, seed {run.seed}: {run.folder / 'output.txt'}")
                 bar.update()
     except (KeyboardInterrupt, BrokenProcessPool):
-        sys.exit("stopped: the same command goes on where it left off")
+        sys.exit("stopped: the same command continues where it left off")
 
 
 def _train(run: Run) -> Run:

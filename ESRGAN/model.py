@@ -224,6 +224,10 @@ def _with_our_names(state_dict: dict) -> Weights:
     n_blocks = len(blocks)
     if max(blocks) != n_blocks - 1:
         raise ValueError(f"found {n_blocks} blocks and one numbered {max(blocks)}")
+    outside = {key.rpartition(".")[0] for key in public if not _PUBLIC_BLOCK.fullmatch(key)}
+    scale = 2 ** (len(outside) - 4)  # besides first, trunk, HR and last: x2 each
+    if scale in (1, 2, 8, 16):
+        raise ValueError(f"an RRDB network that enlarges {scale} times, expected 4 times")
     ours = {
         public_name.format(n_blocks=n_blocks): our_name
         for our_name, public_names in _PUBLIC_NAMES.items()

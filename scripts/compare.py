@@ -82,6 +82,11 @@ def compare(
     if hr is not None and min(h, w) < 20:
         raise ValueError(f"{photo} is {pixels.shape[1]}x{pixels.shape[0]}, expected 20x20 or more")
     lr = pixels if hr is None else imresize(hr, 1 / 4)
+    if hr is not None:
+        print(
+            f"{photo} is taken for HR: scaled down to {w // 4}x{h // 4}, enlarged, and compared "
+            "with itself (--is-lr enlarges the photo as it is)"
+        )
     where = choose_device(device)
     networks = [load_model(name, where) for name in models]
     results = []

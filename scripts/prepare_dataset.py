@@ -67,7 +67,8 @@ def prepare_dataset(
     """Write HR and LR photos in DIV2K's layout and return (hr_folder, lr_folder).
 
     Pairs that are there already are left as they are; of an HR photo that is there alone, the LR
-    photo is made. Photos that cannot be read are skipped and named at the end.
+    photo is made. Photos that cannot be read are skipped and named at the end, and so are those
+    whose name another photo has taken in an earlier call.
 
     Args:
         photos: a folder of photos in any format; `builtin`: those inside scikit-image.
@@ -117,17 +118,15 @@ def prepare_dataset(
         age = 0.0 if stack.enter_context(lock) else 3600.0
         for folder in (hr_folder, lr_folder):
             remove_leftovers(folder, older_than=age)
-        missing = [
-            j for j in jobs if overwrite or not (_is_there(j.hr_path) and _is_there(j.lr_path))
-        ]
+        there = [j for j in jobs if not overwrite and _is_there(j.hr_path) and _is_there(j.lr_path)]
         problems = []
-        options = {"desc": f"preparing {hr_folder.name}", "unit": "photo", "disable": not missing}
-        bar = stack.enter_context(progress_bar(total=len(missing), **options))
-        for problem in in_processes(_make_pair, missing, processes):
+        options = {"desc": f"preparing {hr_folder.name}", "unit": "photo"}
+        bar = stack.enter_context(progress_bar(total=len(jobs), **options))
+        for problem in in_processes(_make_pair, jobs, processes):
             bar.update()
             problems += [problem] if problem else []
     print(f"{hr_folder} and {lr_folder}: {len(jobs) - len(problems)} photos", end="")
-    print(f", {len(jobs) - len(missing)} of them were there already")
+    print(f", {len(there)} of them were there already")
     if problems:
         print(f"{len(problems)} skipped:", *problems, sep="\n  ", file=sys.stderr)
     if others := skipped_files(photos):
@@ -152,6 +151,31 @@ def _make_pair(job: Job) -> str | None:
     if min(h, w) == 0:
         return f"{photo}: {hr.shape[1]}x{hr.shape[0]} is smaller than {SCALE}x{SCALE}"
     hr = hr[:h, :w]
+    is_whole = keep_hr and _is_there(job.lr_path)
+    if not is_whole and (problem := _write_pair(job, hr, keep_hr)):
+        return problem
+    if keep_hr and job.photo.resolve() != job.hr_path.resolve():
+        try:
+            same = _is_made_of(hr, read_image(job.photo))
+        except ValueError as error:
+            return str(error)
+        if not same:
+            return (
+                f"{job.photo}: {job.hr_path} is there already, of another photo: rename one of the "
+                "two (or --overwrite)"
+            )
+    return None
+
+
+def _is_made_of(hr: np.ndarray, photo: np.ndarray) -> bool:
+    """Tell whether an HR photo shows `photo`; decoders of JPEG may differ by a little."""
+    photo = photo[: hr.shape[0], : hr.shape[1]]
+    if photo.shape != hr.shape:
+        return False
+    return np.abs(photo.astype(np.int16) - hr).mean() < 1
+
+
+def _write_pair(job: Job, hr: np.ndarray, keep_hr: bool) -> str | None:
     if job.degradation == "realistic":
         name = job.photo.stem.encode("utf-8", "surrogateescape")
         rng = np.random.default_rng([job.seed, zlib.crc32(name)])
@@ -168,7 +192,7 @@ def _make_pair(job: Job) -> str | None:
             raise
         if not keep_hr and _is_there(job.hr_path):  # the shorter name, and without LR no use
             job.hr_path.unlink()
-        return f"{photo}: {job.lr_path.name} cannot be written ({error.strerror}): rename it"
+        return f"{job.photo}: {job.lr_path.name} cannot be written ({error.strerror}): rename it"
     return None
 
 

@@ -288,7 +288,7 @@ def animated() -> Iterator[OddFile]:
     yield OddFile("pages.tif", tiff(np.stack(frames)), READ, frames[0])
     sizes_ = io.BytesIO()
     with tifffile.TiffWriter(sizes_) as writer:
-        for pixels in (frames[0], photo("page", 20, 12)):
+        for pixels in (photo("page", 20, 12), frames[0]):
             writer.write(pixels, photometric="rgb")
     yield OddFile("pages of other sizes.tif", sizes_.getvalue(), READ, frames[0])
     # A frame that covers a part of the canvas: around it there is nothing, which shows white.

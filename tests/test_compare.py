@@ -31,7 +31,9 @@ def srvae(tmp_path) -> str:
     return str(tmp_path / "srvae.pth")
 
 
-def test_picture_has_every_model_its_samples_and_scores(photo, srvae, tmp_path, monkeypatch):
+def test_picture_has_every_model_its_samples_and_scores(
+    photo, srvae, tmp_path, monkeypatch, capsys
+):
     drawn = []
 
     def record(whole, results, places, crop):
@@ -54,6 +56,8 @@ def test_picture_has_every_model_its_samples_and_scores(photo, srvae, tmp_path, 
     assert len(places) == 2 and places[0][1] < 94 <= places[1][1]  # one in each half
     assert all(0 <= top <= 60 and 0 <= left <= 148 for top, left in places) and crop == 40
     assert min(read_image(out).shape[:2]) > 500
+    said = capsys.readouterr().out
+    assert f"{photo} is taken for HR: scaled down to 47x25" in said and "--is-lr enlarges" in said
 
 
 def test_crops_are_framed_and_shown_as_they_are():
@@ -67,10 +71,11 @@ def test_crops_are_framed_and_shown_as_they_are():
     assert all(x.shape == (24, 24, 3) for x in shown)
 
 
-def test_an_lr_photo_has_no_scores(photo, tmp_path):
+def test_an_lr_photo_has_no_scores(photo, tmp_path, capsys):
     out = tmp_path / "out.pdf"
     compare(photo, models=("bicubic",), is_lr=True, n_crops=1, crop=64, out=out, device="cpu")
     assert out.read_bytes().startswith(b"%PDF")
+    assert "taken for HR" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -306,8 +306,9 @@ def test_several_lr_photos_may_share_an_hr_photo(dataset, tmp_path):
     assert len(sizes) == 5 and crops.photos[1].file.stat().st_size < n_bytes + 10_000
 
 
-def test_photo_smaller_than_a_crop_is_named(dataset):
-    with pytest.raises(ValueError, match=r"0000\.png is \d+x96, smaller than a crop of 128x128"):
+def test_photos_smaller_than_a_crop_are_named_all_at_once(dataset):
+    names = r", ".join(rf"000{i}\.png \(\d+x96\)" for i in range(5))
+    with pytest.raises(ValueError, match=rf"HR: {names}: smaller than a crop of 128x128"):
         PairedCrops(list_pairs(dataset.lr, dataset.hr), patch_size=128, seed=0)
     with pytest.raises(ValueError, match="patch_size is 30, expected a multiple of 4"):
         PairedCrops(list_pairs(dataset.lr, dataset.hr), patch_size=30, seed=0)

@@ -1,5 +1,6 @@
 """Every model by one command; the notebook and the page on its checkpoints."""
 
+import inspect
 import json
 import shutil
 import socket
@@ -61,6 +62,18 @@ def test_notebook_runs_from_start_to_end(runs, monkeypatch):
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 5
     assert "SRVAE                SRVAE" in "".join(o.get("text", "") for o in outputs)
+
+
+def test_notebook_trains_first_on_a_fresh_clone(runs, tmp_path, monkeypatch):
+    calls, arguments = [], inspect.signature(gallery.gallery).parameters
+    monkeypatch.setattr(gallery, "gallery", lambda **options: calls.append(options) or runs)
+    monkeypatch.setenv("GALLERY", str(tmp_path / "none"))
+    first = next(cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code")
+    names: dict = {}
+    monkeypatch.chdir(NOTEBOOK.parent)
+    exec(first.source, names)
+    assert calls == [{"share": 0.05, "out": ROOT / "runs" / "notebook"}]
+    assert names["RUNS"] == runs and calls[0].keys() <= arguments.keys()
 
 
 def test_notebook_is_committed_with_its_outputs():

@@ -3,11 +3,28 @@
 import io
 import pickle
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from spandrel.architectures import (
+    ATD,
+    DAT,
+    DRCT,
+    ESRGAN,
+    HAT,
+    PLKSR,
+    RCAN,
+    RGT,
+    SAFMN,
+    SPAN,
+    Compact,
+    OmniSR,
+    Swin2SR,
+    SwinIR,
+)
 
 from common import checkpoint
 from common.data.photos import to_tensor, to_uint8
@@ -16,6 +33,7 @@ from CVAE.model import CVAE, Recognition
 from CycleGAN.model import Discriminator, GeneratorDown
 from ESRGAN.model import GeneratorRRDB, to_published
 from scripts.inference.models import Model, load_model
+from scripts.inference.weights import describe_weights
 from tests.test_every_network import make
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
@@ -92,12 +110,44 @@ def test_other_networks_have_one_answer(esrgan):
 
 
 @pytest.mark.parametrize(
+    "name, network",
+    [
+        ("HAT", HAT.HAT),
+        ("ATD", ATD.ATD),
+        ("DRCT", DRCT.DRCT),
+        ("DAT", DAT.DAT),
+        ("RGT", RGT.RGT),
+        ("Swin2SR", partial(Swin2SR.Swin2SR, window_size=8)),
+        ("SwinIR", partial(SwinIR.SwinIR, upscale=2, window_size=8)),
+        ("SPAN", partial(SPAN.SPAN, num_in_ch=3, num_out_ch=3)),
+        ("OmniSR", OmniSR.OmniSR),
+        ("PLKSR", PLKSR.PLKSR),
+        ("SAFMN", partial(SAFMN.SAFMN, dim=36)),
+        ("RCAN", RCAN.RCAN),
+        ("Real-ESRGAN Compact", Compact.Compact),
+    ],
+)
+def test_checkpoints_of_other_tools_are_named(name, network):
+    keys = network().state_dict()
+    assert describe_weights(keys).startswith(f"of {name}")
+
+
+@pytest.mark.parametrize("scale", [1, 2, 8])
+def test_rrdb_network_of_another_scale_is_named(scale, tmp_path):
+    public = ESRGAN.ESRGAN(num_filters=8, num_blocks=1, scale=scale)
+    checkpoint.save(tmp_path / "a.pth", public.state_dict())
+    message = rf"a\.pth holds no .*an RRDB network that enlarges {scale} times, expected 4 times"
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "a.pth", "cpu")
+
+
+@pytest.mark.parametrize(
     "weights, message",
     [
         (GeneratorDown(4).state_dict(), "no network that enlarges"),
         (Discriminator(4).state_dict(), "no network that enlarges"),
         (Recognition(4, 32).state_dict(), "no network that enlarges"),
-        ({"a": torch.zeros(1)}, "found keys like a"),
+        ({"a": torch.zeros(1)}, "found weights with keys like a"),
         ({}, "no network that enlarges"),
         ({"fc_mu.weight": torch.zeros(2, 2)}, "no network that enlarges"),
         ({"fc_mu.weight": 3, "enc_conv1.0.weight": None}, "no network that enlarges"),

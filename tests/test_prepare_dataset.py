@@ -84,7 +84,9 @@ def test_realistic_photo_depends_on_the_seed_and_its_name_alone(photos, tmp_path
     assert more["a catx4.png"] != more["cat 1x4.png"]
 
 
-def test_realistic_after_bicubic_shares_its_hr_photos_and_leaves_them_alone(photos, tmp_path):
+def test_realistic_after_bicubic_shares_its_hr_photos_and_leaves_them_alone(
+    photos, tmp_path, capsys
+):
     hr_folder, bicubic = prepare_dataset(photos, tmp_path / "out", processes=0)
     files = [*hr_folder.iterdir(), *bicubic.iterdir()]
     times = {path: path.stat().st_mtime_ns for path in files}
@@ -93,6 +95,7 @@ def test_realistic_after_bicubic_shares_its_hr_photos_and_leaves_them_alone(phot
     same, realistic = prepare_dataset(
         photos, tmp_path / "out", degradation="realistic", processes=0
     )
+    assert "cat 1.png is there already, of another photo" in capsys.readouterr().err
     assert same == hr_folder and len(list_pairs(realistic, hr_folder)) == 3
     assert times == {path: path.stat().st_mtime_ns for path in files}
     names = [path.name for path in sorted(bicubic.iterdir())]
@@ -133,6 +136,28 @@ def test_photos_are_not_overwritten_by_results(photos, tmp_path):
         prepare_dataset(folder, tmp_path, overwrite=True)
     prepare_dataset(folder, tmp_path, processes=0)
     assert before.items() <= _contents(folder).items()
+
+
+def test_photo_whose_name_an_earlier_folder_has_taken_is_named_and_the_first_one_kept(
+    tmp_path, capsys
+):
+    photo = read_image(SKIMAGE_DATA / "chelsea.png")
+    for folder, left in (("a", 0), ("b", 100)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(photo[:40, left : left + 40]).save(tmp_path / folder / "001.jpg")
+    write_image(tmp_path / "b" / "002.png", photo[:40, 200:240])
+    prepare_dataset(tmp_path / "a", tmp_path / "out", processes=0)
+    hr_folder, lr_folder = prepare_dataset(tmp_path / "b", tmp_path / "out", processes=0)
+    said = capsys.readouterr().err
+    assert (
+        f"{tmp_path / 'b' / '001.jpg'}: {hr_folder / '001.png'} is there already, of anoth" in said
+    )
+    assert "1 skipped" in said and "002" not in said
+    first = read_image(tmp_path / "a" / "001.jpg")
+    np.testing.assert_array_equal(read_image(hr_folder / "001.png"), first)
+    assert len(list_pairs(lr_folder, hr_folder)) == 2
+    prepare_dataset(tmp_path / "a", tmp_path / "out", processes=0)  # its own photos again
+    assert "skipped" not in capsys.readouterr().err
 
 
 def test_photos_of_the_same_name_are_an_error(photos, tmp_path):

@@ -1,5 +1,6 @@
 """Photos of every kind go through `upscale` and come out as they were, but larger."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from PIL import Image, ImageCms
 
 from common import checkpoint
-from common.data.photos import read_image, write_image
+from common.data.photos import image_size, read_image, write_image
 from common.data.resize import imresize
+from common.run.flags import command_line
 from ESRGAN.model import GeneratorRRDB
 from scripts import upscale
 from scripts.inference import photos
@@ -403,3 +405,100 @@ def test_picture_that_is_transparent_everywhere_or_nowhere_keeps_its_colours(tmp
         assert open_pixels(tmp_path / "out" / f"{value}.png")[16, 16].tolist() == [
             10, 200, 30, value
         ]  # fmt: skip
+
+
+def pages(path: Path, *pictures: np.ndarray, **tags) -> None:
+    """Write a TIFF of several pages; `tags` are of the first."""
+    with tifffile.TiffWriter(path) as writer:
+        for i, pixels in enumerate(pictures):
+            writer.write(pixels, photometric="rgb", **({} if i else tags))
+
+
+def test_of_a_tiff_that_begins_with_a_thumbnail_the_photo_is_enlarged(tmp_path, capsys):
+    pages(tmp_path / "a.tif", PHOTO[::4, ::4], PHOTO, PHOTO[::2, ::2], subfiletype=1)
+    assert run(tmp_path / "a.tif", out=tmp_path / "out") == 0
+    assert "a.tif: page 2, the largest, of 3 pages" in capsys.readouterr().err
+    expected = load_model("bicubic").upscale(PHOTO)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.tif"), expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), PHOTO)  # as training reads it
+    assert image_size(tmp_path / "a.tif") == PHOTO.shape[:2]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"extratags": [(50706, 1, 4, b"\1\4\0\0", True)]}, {"subfiletype": 1, "subifds": 1}],
+    ids=["DNG", "preview with the photo below it"],
+)
+def test_a_cameras_raw_file_is_named_as_such(tags, tmp_path, capsys):
+    pages(tmp_path / "a.tif", PHOTO[::4, ::4], PHOTO, **tags)
+    assert run(tmp_path / "a.tif", out=tmp_path / "out") == 1
+    assert "a camera's raw file: develop it to a TIFF, PNG or JPEG" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"a\.tif: .*a camera's raw file"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.webp"])
+def test_of_an_animation_the_first_frame_is_enlarged_and_that_is_said(name, tmp_path, capsys):
+    frames = [Image.fromarray(PHOTO + 40 * i) for i in range(3)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=100)
+    assert run(tmp_path / name, out=tmp_path / "out") == 0
+    assert f"{name}: the first of 3 pages" in capsys.readouterr().err
+
+
+def test_a_photo_that_memory_is_too_small_for_is_named_and_the_others_are_enlarged(
+    tmp_path, monkeypatch, capsys
+):
+    for i, name in enumerate("abc"):
+        write_image(tmp_path / "photos" / f"{name}.png", PHOTO[: 20 + i])
+    original = photos.Photo.read
+
+    def read(photo, *place):
+        if photo.size[0] == 21:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+        return original(photo, *place)
+
+    monkeypatch.setattr(photos.Photo, "read", read)
+    assert run(tmp_path / "photos", out=tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "not enlarged: " in said.err and "b.png: a tile of" in said.err
+    assert "2 of 3 photos enlarged" in said.out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+    def save(*_):
+        raise pyvips.Error("out of memory -- size == 9GB")
+
+    monkeypatch.setattr(photos.Photo, "read", original)
+    monkeypatch.setattr(upscale, "save_photo", save)
+    assert run(tmp_path / "photos", out=tmp_path / "other") == 3
+    assert capsys.readouterr().err.count("out of memory -- size") == 3
+
+
+def test_ctrl_c_leaves_what_is_done_without_a_traceback(tmp_path, monkeypatch, capsys):
+    for name in "abc":
+        write_image(tmp_path / "photos" / f"{name}.png", PHOTO)
+    original = upscale.save_photo
+
+    def save(path, *more):
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        original(path, *more)
+
+    monkeypatch.setattr(upscale, "save_photo", save)
+    folders = [str(tmp_path / "photos"), "-o", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["upscale.py", *folders, "-m", "bicubic", "--device", "cpu"])
+    with pytest.raises(SystemExit, match="130"):
+        command_line(upscale.upscale)
+    said = capsys.readouterr()
+    assert "1 of 3 photos enlarged" in said.out and said.err.endswith("stopped\n")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_files_of_killed_runs_are_cleared(tmp_path):
+    write_image(tmp_path / "a.png", PHOTO)
+    of_this, of_another, at_work = (f"out/.{name}.77.tmp.png" for name in ("a", "old", "new"))
+    for name in (of_this, of_another, at_work):
+        write_image(tmp_path / name, PHOTO)
+    os.utime(tmp_path / of_another, (0, 0))  # the third may be of a process that is at work
+    assert run(tmp_path / "a.png", out=tmp_path / "out") == 0
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"a.png", ".new.77.tmp.png"}

@@ -1,6 +1,7 @@
 """Read any photo as 8-bit RGB, and write photos, with Pillow."""
 
 import contextlib
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from common.files import written_whole
 
-_ORIENTATION = 0x0112  # EXIF's tag
+_ORIENTATION = 0x0112  # EXIF's tag, and TIFF's:
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _SUBDIRECTORIES, _DNG_VERSION = 254, 256, 257, 330, 50706
 _MOST_PIXELS = 2**28  # 0.8 GB once decoded; a small file may declare any number
 
 
@@ -19,7 +22,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read a photo as RGB, turned upright by its EXIF orientation.
 
     Gray, palette, CMYK, 16-bit and float ([0, 1]) images are converted; transparent parts show
-    white; of an animation the first frame is taken. Returns (H, W, 3) uint8. Raises `ValueError`,
+    white; of several pages `main_page` is taken. Returns (H, W, 3) uint8. Raises `ValueError`,
     which names the file, when it is missing, no image, damaged, or cannot be converted.
     """
     with open_image(path) as image:
@@ -40,7 +43,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         width, height = image.size
         is_turned = orientation(image) >= 5
         if image.format == "TIFF":  # newer Pillows give its `size` turned already
-            width, height = image.tag_v2[256], image.tag_v2[257]
+            width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
         return (width, height) if is_turned else (height, width)
 
 
@@ -73,6 +76,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of odd metadata
             with Image.open(path) as image:
+                if image.format == "TIFF":
+                    image.seek(main_page(path)[0])
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly every kind on broken files
         if isinstance(error, Image.DecompressionBombError):
@@ -80,6 +85,30 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None
     finally:
         Image.MAX_IMAGE_PIXELS = most
+
+
+def main_page(path: str | Path) -> tuple[int, int]:
+    """Return which page of a TIFF is the photo, from 0, and how many there are; (0, 1) of others.
+
+    The largest: the first may be a thumbnail of it. Raises `ValueError` for a camera's raw file,
+    which shows a preview alone.
+    """
+    sizes: dict[int, int] = {}  # pixels, by the page's place in the file
+    broken = SyntaxError, KeyError, TypeError, struct.error
+    with Path(path).open("rb") as file, warnings.catch_warnings(), contextlib.suppress(*broken):
+        warnings.simplefilter("ignore")
+        header = file.read(16)
+        directory = ImageFileDirectory_v2(header if header[2:3] == b"+" else header[:8])
+        while directory.next and directory.next not in sizes:
+            place = directory.next
+            file.seek(place)
+            directory.load(file)
+            sizes[place] = directory[_WIDTH] * directory[_HEIGHT]
+            is_preview = directory.get(_SUBFILE_TYPE, 0) & 1 and _SUBDIRECTORIES in directory
+            if _DNG_VERSION in directory or is_preview or header[8:10] == b"CR":
+                raise ValueError("a camera's raw file: develop it to a TIFF, PNG or JPEG first")
+    pages = list(sizes.values())
+    return (pages.index(max(pages)), len(pages)) if pages else (0, 1)
 
 
 def require_file(path: str | Path) -> None:

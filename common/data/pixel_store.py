@@ -28,8 +28,8 @@ class PixelStore:
     it is built anew when the photos changed. Where it cannot be (disk too small or not writable), a
     note says so and photos are decoded each time. `paths` are all or some photos of the folder.
 
-    Raises `ValueError`, which names the photo, when one of the folder cannot be read, or one of
-    `paths` is smaller than `crop_size` pixels, which is found before the long decoding.
+    Raises `ValueError`, which names them, when a photo of the folder cannot be read, or photos of
+    `paths` are smaller than `crop_size` pixels, which is found before the long decoding.
     """
 
     def __init__(self, paths: list[Path], crop_size: int = 1):
@@ -47,12 +47,13 @@ class PixelStore:
         places = {path: i for i, path in enumerate(photos)}
         self.sizes = [tuple(sizes[places[path]]) for path in self.paths]
         self._starts = [starts[places[path]] for path in self.paths]
-        for path, (h, w) in zip(self.paths, self.sizes, strict=True):
-            if min(h, w) < crop_size:
-                raise ValueError(
-                    f"{path} is {w}x{h}, smaller than a crop of {crop_size}x{crop_size}: "
-                    "lower patch_size (or lr_size and hr_size), or take the photo out"
-                )
+        photos_of_sizes = zip(self.paths, self.sizes, strict=True)
+        small = [f"{p.name} ({w}x{h})" for p, (h, w) in photos_of_sizes if min(h, w) < crop_size]
+        if small:
+            raise ValueError(
+                f"{folder}: {', '.join(small)}: smaller than a crop of {crop_size}x{crop_size}: "
+                "lower patch_size (or lr_size and hr_size), or take these photos out"
+            )
         if not is_built:
             self._header = json.dumps({"photos": stamps, "sizes": sizes}).encode()
             try:

@@ -23,10 +23,13 @@ def comments_as_help(function: Callable) -> Callable:
 def command_line(function: Callable | dict[str, Callable]) -> Any:
     """Call a function, of several the one that the first word names, with the other flags.
 
-    What is wrong with them is said in a line.
+    What is wrong with them is said in a line, and Ctrl-C ends the program without a traceback.
     """
     run = tyro.extras.subcommand_cli_from_dict if isinstance(function, dict) else tyro.cli
     try:
         return run(function if isinstance(function, dict) else comments_as_help(function))
     except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)  # as shells have it

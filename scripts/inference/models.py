@@ -22,7 +22,7 @@ from scripts.inference.images import AnyImage, in_form_of, to_batch
 from scripts.inference.openvino_network import OpenVINONetwork
 from scripts.inference.tiles import enlarge_in_bands
 from scripts.inference.untrusted import build_checked
-from scripts.inference.weights import load_weights, state_dicts
+from scripts.inference.weights import describe_weights, load_weights, state_dicts
 
 # The folders whose networks are known. Each has a model.py with
 #   from_weights(weights): the network of a state_dict, sizes from its shapes; None: of another one;
@@ -207,19 +207,21 @@ def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
             f"{path} is what a run resumes from: take one of the .pth files beside it, as "
             "generator.pth, G_LR2HR.pth, cvae.pth or srvae.pth"
         )
-    found, reason = {}, f"found keys like {', '.join(map(str, list(content)[:3]))}"
+    found, errors, others = {}, [], []
     for place, weights in state_dicts(content).items():
+        others.append(f"found weights {describe_weights(weights)}, known are {', '.join(FAMILIES)}")
         try:
             for name, family in FAMILIES.items():
                 if (network := build_checked(family.from_weights, weights)) is not None:
                     found[place] = name, network
         except (KeyError, RuntimeError, ValueError, AttributeError, TypeError, IndexError) as error:
-            reason = str(error)
+            errors.append(str(error))
     if "params_ema" in found:  # an average of `params`, and what is meant to be used
         found.pop("params", None)
     if len(found) > 1:
         raise ValueError(f"{path} holds several networks: save one of {', '.join(found)} by itself")
     if not found:
+        reason = [*errors, *others, f"found {', '.join(map(str, list(content)[:3]))}"][0]
         raise ValueError(f"{path} holds no network that enlarges images: {one_line(reason)}")
     ((name, network),) = found.values()
     tensors = (value for value in network.state_dict().values() if torch.is_tensor(value))

@@ -4,6 +4,7 @@ libvips does the work, which reads and writes photos of any size in little memor
 out, BMP, PPM and others, Pillow reads as 8-bit RGB. What a file holds decides, not its name.
 """
 
+import contextlib
 import os
 import re
 import tempfile
@@ -15,7 +16,7 @@ import pyvips
 import torch
 from PIL import Image
 
-from common.data.photos import read_image, require_file
+from common.data.photos import main_page, open_image, read_image, require_file
 from common.files import require_free_space, written_whole
 from scripts.inference.exif import add_exif_to_tiff, read_exif
 
@@ -36,7 +37,8 @@ class Photo(NamedTuple):
     colour: pyvips.Image  # 1 or 3 bands; uchar, ushort, or float in [0, 1]
     alpha: pyvips.Image | None
     exif: Image.Exif
-    pages: int
+    page: int = 0  # the one that was taken
+    pages: int = 1  # how many there are
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,7 +56,8 @@ class Photo(NamedTuple):
 def open_photo(path: Path) -> Photo:
     """Open a photo and decode it; large ones into a temporary file.
 
-    CMYK and other colour spaces become sRGB; of an animation or several pages the first is taken.
+    CMYK and other colour spaces become sRGB; of an animation the first frame is taken, of
+    several pages the largest.
 
     Raises:
         ValueError: the file is missing, no photo, damaged, or of a kind that cannot be enlarged;
@@ -64,12 +67,17 @@ def open_photo(path: Path) -> Photo:
     with path.open("rb") as file:
         is_by_vips = file.read(4).startswith(_BY_VIPS)
     if not is_by_vips:
-        return Photo(pyvips.Image.new_from_array(read_image(path)), None, Image.Exif(), 1)
+        pixels = pyvips.Image.new_from_array(read_image(path))
+        return Photo(pixels, None, Image.Exif(), pages=_count_frames(path))
     exif, orientation = read_exif(path)
     try:
+        page, pages = main_page(path)
+        options = {"page": page} if page else {}
         # By way of a source: libvips would take "a[1].png" for a file name with options.
         source = pyvips.Source.new_from_file(os.fsencode(path))
-        image = pyvips.Image.new_from_source(source, "", access="random", fail_on="error")
+        image = pyvips.Image.new_from_source(
+            source, "", access="random", fail_on="error", **options
+        )
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels: too large to be trusted")
         image.crop(0, 0, 1, 1).avg()  # decodes all of it
@@ -85,8 +93,15 @@ def open_photo(path: Path) -> Photo:
     if image.bands in (2, 4):
         image, alpha = image[: image.bands - 1], image[image.bands - 1]
         image = _fill_invisible(image, alpha)
-    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    return Photo(image, alpha, exif, pages)
+    if pages == 1:
+        pages = image.get("n-pages") if image.get_typeof("n-pages") else _count_frames(path)
+    return Photo(image, alpha, exif, page, pages)
+
+
+def _count_frames(path: Path) -> int:
+    with contextlib.suppress(ValueError), open_image(path) as image:  # libvips reads some more
+        return getattr(image, "n_frames", 1)
+    return 1
 
 
 def _common_format(image: pyvips.Image) -> pyvips.Image:

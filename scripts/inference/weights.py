@@ -1,6 +1,7 @@
 """Read files of weights, from training here or from elsewhere: .pth and .safetensors."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -8,6 +9,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scripts.inference.untrusted import load_foreign
+
+# What is known by its keys alone: the first that matches one of them.
+_OTHERS = {
+    r".*\.overlap_attn\..*": "HAT",
+    r".*\.attn_atd\..*": "ATD",
+    r"layers\.0\.swin1\..*": "DRCT",
+    r".*\.channel_interaction\..*": "DAT",
+    r"layers\.\d+\.blocks\.\d+\.gamma": "RGT",
+    r"norm_start\.weight": "GRL",
+    r"patch_embed\.proj\.weight": "Swin2SR",
+    r".*\.residual_group\.blocks\..*": "SwinIR",
+    r"block_1\.c1_r\..*": "SPAN",
+    r"residual_layer\.0\..*": "OmniSR",
+    r"feats\.1\.lk\..*": "PLKSR",
+    r"feats\.0\.safm\..*": "SAFMN",
+    r"unet1\..*": "Real-CUGAN",
+    r"body\.0\.body\.0\.body\.0\.weight": "RCAN",
+    r"body\.0\.body\.0\.weight": "EDSR",
+    r"body\.0\.weight": "Real-ESRGAN Compact (SRVGGNet)",
+    r".*weight_orig": "a discriminator with spectral norm",
+    r"features\.\d+\.weight": "a VGG or another classifier",
+}
+
+
+def describe_weights(weights: Iterable[str]) -> str:
+    """Return in words what network a state_dict's keys are of: its name, or some of the keys."""
+    keys = list(weights)
+    for pattern, name in _OTHERS.items():
+        if any(re.fullmatch(pattern, key) for key in keys):
+            return f"of {name}"
+    return f"with keys like {', '.join(keys[:3])}"
 
 
 def load_weights(path: Path) -> dict:

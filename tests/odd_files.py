@@ -56,7 +56,6 @@ class OddFile(NamedTuple):
     tolerance: int = 0  # of a value, in 1/255
     kept: np.ndarray | None = None  # (H, W, C), what else upscale.py keeps: gray, alpha, depth
     by_upscale: str | None = None  # the outcome there, where libvips can do more or less
-    apart: int = 0  # in 1/255: how far upscale.py's colours may be besides, of another conversion
     kind: str = ""
 
 
@@ -172,8 +171,8 @@ def modes() -> Iterator[OddFile]:
             Image.fromarray(cmyk, "CMYK"), {"tif": "tiff", "jpg": "jpeg"}[suffix], **options
         )
         # (upscale.py goes by a profile.)
-        yield one(f"cmyk.{suffix}", content, ink, 4 if suffix == "jpg" else 1, apart=40)
-    yield one("ycck.jpg", ycck(c, k), ink, 6, apart=40)
+        yield one(f"cmyk.{suffix}", content, ink, 4 if suffix == "jpg" else 1)
+    yield one("ycck.jpg", ycck(c, k), ink, 6)
     yield one("24 bits.bmp", saved(rgb, "bmp"), rgb)
     yield one("gray.bmp", saved(values, "bmp"), gray(values))
     yield one("palette.bmp", saved(colours, "bmp"), from_palette)
@@ -454,7 +453,7 @@ def broken_parts() -> Iterator[OddFile]:
         yield OddFile(name, content, READ, expected, tolerance)
     cmyk = Image.fromarray(np.dstack([pixels, 0 * pixels[..., :1]]), "CMYK")
     content = saved(cmyk, "tiff", icc_profile=PROFILE[:100])
-    yield OddFile("profile cut, cmyk.tif", content, READ, 255 - pixels, 1, apart=40)
+    yield OddFile("profile cut, cmyk.tif", content, READ, 255 - pixels, 1)
     content, _, tolerance = encoded(pixels, "jpg")
     for marker, data in ((0xE0, b"JFIF\0"), (0xEE, b"Adobe"), (0xED, b"Photoshop 3.0\0" + b"8BIM")):
         name = f"short segment {marker:x}.jpg"

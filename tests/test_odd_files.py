@@ -333,7 +333,7 @@ def wrong_result(odd: OddFile, path: Path) -> str:
     difference = difference[12:-12, 12:-12]
     # Bicubic interpolation makes an error 1.6 times as large at most; a JPEG adds its own.
     lossy = 8 if path.suffix.lower() in (".jpg", ".jpeg") else 0
-    allowed = 1 + 1.6 * odd.tolerance + odd.apart + lossy
+    allowed = 1 + 1.6 * odd.tolerance + lossy
     worst = 255 * difference.max()
     return f"{odd.name!r}, enlarged: {worst:.1f}/255 wrong" if worst > allowed else ""
 

@@ -502,3 +502,21 @@ def test_files_of_killed_runs_are_cleared(tmp_path):
     assert run(tmp_path / "a.png", out=tmp_path / "out") == 0
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"a.png", ".new.77.tmp.png"}
+
+
+@pytest.mark.parametrize("has_profile", [False, True])
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk_looks_the_same_to_command_training_and_notebook(suffix, has_profile, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    inks = np.dstack([255 - PHOTO, np.full(PHOTO.shape[:2], 40, np.uint8)])
+    profile = bytes(pyvips.Operation.call("profile_load", "cmyk")) if has_profile else None
+    Image.fromarray(inks, "CMYK").save(path, icc_profile=profile, quality=95)
+    colours = read_image(path)
+    np.testing.assert_array_equal(photos.open_photo(path).colour.numpy(), colours)
+    sr = load_model("bicubic").upscale(Image.open(path))
+    np.testing.assert_array_equal(sr, load_model("bicubic").upscale(Image.fromarray(colours)))
+    if has_profile:  # as another program has it, and far from the plain formula
+        expected = pyvips.Image.new_from_file(str(path)).icc_transform("srgb", embedded=True)
+        assert np.abs(colours.astype(int) - expected.numpy()).mean() < 2
+        plain = Image.open(path).convert("RGB")
+        assert np.abs(colours.astype(int) - np.asarray(plain)).mean() > 15

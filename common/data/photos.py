@@ -1,6 +1,7 @@
 """Read any photo as 8-bit RGB, and write photos, with Pillow."""
 
 import contextlib
+import io
 import struct
 import warnings
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from common.files import written_whole
@@ -161,4 +162,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode == "CMYK" and image.info.get("icc_profile"):
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+            return ImageCms.profileToProfile(image, profile, srgb, intent, outputMode="RGB")
     return image.convert("RGB")

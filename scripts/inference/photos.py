@@ -80,6 +80,8 @@ def open_photo(path: Path) -> Photo:
         )
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels: too large to be trusted")
+        if image.interpretation == "cmyk":  # in one way here, in training and in notebooks
+            return Photo(pyvips.Image.new_from_array(read_image(path)), None, exif)
         image.crop(0, 0, 1, 1).avg()  # decodes all of it
         if orientation is not None:  # where libvips does not look: behind a PNG's pixels, in XMP
             image = image.copy()
@@ -106,10 +108,7 @@ def _count_frames(path: Path) -> int:
 
 def _common_format(image: pyvips.Image) -> pyvips.Image:
     """Return gray or sRGB with or without alpha, of uchar, ushort or float in [0, 1]."""
-    if image.interpretation == "cmyk":
-        image = image.icc_transform("srgb", embedded=True)
-        image.remove("icc-profile-data")
-    elif image.interpretation not in _KEPT_SPACES:
+    if image.interpretation not in _KEPT_SPACES:
         image = image.colourspace("srgb")
     if image.format not in ("uchar", "ushort"):
         lowest, highest = image.min(), image.max()

@@ -37,6 +37,7 @@ from typing import Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import common  # noqa: F401, it says what is not installed
 
 import torch
 from torch.nn import functional

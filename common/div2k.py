@@ -17,6 +17,7 @@ from typing import Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import common  # noqa: F401, it says what is not installed
 
 from common.download import NETWORK_ERRORS, digest_of, download, part_of
 from common.files import locked, one_line, require_free_space

@@ -15,6 +15,7 @@ from typing import Any
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import common  # noqa: F401, it says what is not installed
 
 import pyvips
 import tyro

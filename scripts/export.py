@@ -19,6 +19,7 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import common  # noqa: F401, it says what is not installed
 
 import torch
 import tyro

@@ -28,6 +28,7 @@ from typing import Annotated, Literal, NamedTuple
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import common  # noqa: F401, it says what is not installed
 
 import numpy as np
 import tyro

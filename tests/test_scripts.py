@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -302,3 +303,12 @@ def test_builtin_photos_come_in_both_degradations(tmp_path):
     assert [len(list(folder.iterdir())) for folder in folders] == [13, 13, 2, 2]
     assert folders[0] == tmp_path / "DIV2K_train_LR_realistic" / "X4"
     assert len(list_pairs(*folders[2:])) == 2
+
+
+@pytest.mark.parametrize("script", FUNCTIONS)
+def test_script_without_its_packages_says_how_to_install_them(script):
+    command = [sys.executable, "-S", str(ROOT / script)]  # -S: without installed packages
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "torch, torchvision" in result.stderr and "quickstart.sh" in result.stderr
+    assert "pip install -r requirements.txt" in result.stderr

@@ -29,6 +29,8 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import common  # noqa: F401, it says what is not installed
+
     if __name__ == "CycleGAN":  # imported from within this folder, in place of the package above it
         __path__ = [str(Path(__file__).resolve().parents[1])]
 

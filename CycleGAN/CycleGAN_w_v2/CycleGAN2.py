@@ -36,6 +36,7 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import common  # noqa: F401, it says what is not installed
 
 import torch
 from torch.nn import functional

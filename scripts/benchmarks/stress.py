@@ -25,6 +25,7 @@ from typing import Any
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import common  # noqa: F401, it says what is not installed
 
 import skimage
 import torch

@@ -13,6 +13,7 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import common  # noqa: F401, it says what is not installed
 
 
 from common.device import choose_bfloat16, choose_device, describe

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
-MARGIN = 48  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
+MARGIN = 96  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
 GRID = 1  # LR pixels: parts may begin anywhere
 
 Weights = dict[str, torch.Tensor]
@@ -95,6 +95,12 @@ class GeneratorRRDB(nn.Module):
         self.lrelu = nn.LeakyReLU(0.2, inplace=True)
 
     @torch.no_grad()
+    @property
+    def margin(self) -> int:
+        """LR pixels that a tile sees beyond its own, measured so that tiles are within 0.1 of 255."""
+        n_blocks = len(self.body)
+        return 48 if n_blocks <= 4 else 72 if n_blocks <= 8 else MARGIN
+
     def start_as_nearest(self) -> None:
         """Set the weights so that the network starts as nearest-neighbour enlargement, nearly.
 

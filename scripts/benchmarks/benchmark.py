@@ -311,7 +311,7 @@ def tiles(
         tile: LR pixels each way, a multiple of 24.
     """
     lr = to_tensor(read_image(PHOTO))
-    where, margins = choose_device(device), (24, 48, 72)
+    where, margins = choose_device(device), (24, 48, 72, 96)
     print(f"{'margin, LR pixels':42}" + "".join(f"{margin:>9}" for margin in margins))
     results = {}
     for name in models:

@@ -26,7 +26,8 @@ from scripts.inference.weights import describe_weights, load_weights, state_dict
 
 # The folders whose networks are known. Each has a model.py with
 #   from_weights(weights): the network of a state_dict, sizes from its shapes; None: of another one;
-#   MARGIN: LR pixels that a tile sees beyond its own, a multiple of GRID;
+#   MARGIN: LR pixels that a tile sees beyond its own, a multiple of GRID; a network's attribute
+#     `margin` goes before it, where it depends on the network's size;
 #   GRID: LR pixels that tiles begin at multiples of, to be enlarged as in the whole image.
 # A network of many answers has `sample`, `noise` and `noise_of_part` besides, as SRVAE's has.
 FAMILIES = {
@@ -75,7 +76,7 @@ class Model:
         self.precision = precision
         self.has_samples = hasattr(network, "sample")
         self.tile = TILE if device.type == "cpu" else 2 * TILE
-        self.margin = FAMILIES.get(name, Bicubic).MARGIN
+        self.margin = getattr(network, "margin", FAMILIES.get(name, Bicubic).MARGIN)
 
     def upscale(self, image: AnyImage) -> AnyImage:
         """Return `image` four times as large, of the same kind as it was given.

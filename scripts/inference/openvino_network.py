@@ -33,6 +33,8 @@ class OpenVINONetwork(nn.Module):
             raise ValueError(
                 "OpenVINO is not installed: pip install openvino, or leave backend out"
             ) from None
+        if hasattr(network, "margin"):
+            self.margin = network.margin
         network = network.to(memory_format=torch.contiguous_format)
         # Traced at one size; sizes and their products stay open.
         example = torch.rand(1, 3, 32, 40)

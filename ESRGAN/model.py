@@ -94,13 +94,13 @@ class GeneratorRRDB(nn.Module):
         self.conv_last = nn.Conv2d(n_features, 3, 3, 1, 1)
         self.lrelu = nn.LeakyReLU(0.2, inplace=True)
 
-    @torch.no_grad()
     @property
     def margin(self) -> int:
-        """LR pixels that a tile sees beyond its own, measured so that tiles are within 0.1 of 255."""
+        """LR pixels that a tile sees beyond its own, measured: tiles are within 0.1 of 255."""
         n_blocks = len(self.body)
         return 48 if n_blocks <= 4 else 72 if n_blocks <= 8 else MARGIN
 
+    @torch.no_grad()
     def start_as_nearest(self) -> None:
         """Set the weights so that the network starts as nearest-neighbour enlargement, nearly.
 

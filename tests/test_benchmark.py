@@ -145,7 +145,7 @@ def test_ratio_and_ceiling_are_of_medians(tmp_path, monkeypatch, capsys):
 
 def test_benchmark_of_the_tiles_measures_every_model(capsys):
     differences = benchmark.tiles(models=("bicubic",), tile=120, device="cpu")
-    assert len(differences["bicubic"]) == 3 and max(differences["bicubic"]) < 0.01
+    assert len(differences["bicubic"]) == 4 and max(differences["bicubic"]) < 0.01
     assert "bicubic" in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from json import dumps
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -53,6 +53,7 @@ FIGURES = {  # title and digits in the table
 }
 _SHAVE = 4
 _LEAST = 2 * _SHAVE + 11  # HR pixels: SSIM's window has to fit
+_FLAT = 1e-4  # of 1, a 40th of an 8-bit level: what rounding leaves of a flat photo's detail
 _WINDOW = 16  # pixels, each way, of the local L1 in the diversity score
 
 
@@ -101,6 +102,8 @@ def evaluate(
     read = [path for pair in pairs for path in pair if path]
     refuse_to_replace([csv, json, markdown], [*models, *read], overwrite)
     sizes = [_lr_size(*pair) for pair in pairs]
+    hr_paths = [path for _, path in pairs]
+    names = dict(zip(hr_paths, titles([path.name for path in hr_paths]), strict=True))
     networks = [load_model(name, where) for name in models]
     for network in networks:
         network.upscale(torch.rand(1, 3, 16, 16))  # what is done once is not timed
@@ -108,7 +111,7 @@ def evaluate(
     spatial_lpips = load_lpips(where, spatial=True)[0] if lpips else None
     images: list[list[dict[str, Any]]] = [[] for _ in models]
     with progress_bar(total=len(models) * len(pairs), unit="photo", desc=describe(where)) as bar:
-        for batch in _batches(pairs, sizes, batch_pixels, where):
+        for batch in _batches(pairs, names, sizes, batch_pixels, where):
             for network, figures in zip(networks, images, strict=True):
                 figures += _measure(network, batch, n_samples, lpips, spatial_lpips)
                 bar.update(len(batch.names))
@@ -146,7 +149,11 @@ def _lr_size(lr_path: Path | None, hr_path: Path) -> tuple[int, int]:
 
 
 def _batches(
-    pairs: Pairs, sizes: list[tuple[int, int]], batch_pixels: int, device: torch.device
+    pairs: Pairs,
+    names: dict[Path, str],  # of the HR photos
+    sizes: list[tuple[int, int]],
+    batch_pixels: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
     """Yield the photos, those of one size together."""
     for size in dict.fromkeys(sizes):
@@ -159,7 +166,7 @@ def _batches(
                 for (path, _), hr in zip(some, hrs, strict=True)
             ]
             both = (torch.cat([to_tensor(x) for x in images]).to(device) for images in (lrs, hrs))
-            yield Batch([path.stem for _, path in some], *both)
+            yield Batch([names[path] for _, path in some], *both)
 
 
 @torch.inference_mode()
@@ -202,7 +209,8 @@ def _measure(
     rows = [{"image": name} for name in batch.names]
     for name, values in figures.items():
         for row, value in zip(rows, values.tolist(), strict=True):
-            row[name] = value
+            if not isnan(value):  # of a flat photo, which has no sharpness
+                row[name] = value
     return [row | cost for row in rows]
 
 
@@ -215,10 +223,10 @@ def _diversity(versions: torch.Tensor, hr: torch.Tensor, distance: Callable) -> 
 def sharpness(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     """Return the strength (rms) of what LR lacks, in SR's luma over HR's: (N, 3, H, W) to (N,).
 
-    1 is as sharp as HR, bicubic about 0.2.
+    1 is as sharp as HR, bicubic about 0.2; of a flat HR photo, which lacks nothing, it is nan.
     """
-    strengths = [detail(luma(x)).square().mean((1, 2, 3)).sqrt() for x in (sr, hr)]
-    return strengths[0] / strengths[1]
+    of_sr, of_hr = (detail(luma(x)).square().mean((1, 2, 3)).sqrt() for x in (sr, hr))
+    return (of_sr / of_hr).where(of_hr > _FLAT, torch.nan)
 
 
 def local_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -233,7 +241,7 @@ def diversity_score(distances: torch.Tensor) -> float:
     nearer to HR one comes by choosing the best of the samples at each place, instead of once.
 
     Args:
-        distances: L, of each sample to HR at each place, (K, H, W).
+        distances: L, of each sample to HR at each place, (K, H, W); all 0: the score is nan.
     """
     best = distances.mean((1, 2)).min()
     return (100 * (best - distances.min(0).values.mean()) / best).item()
@@ -275,8 +283,8 @@ def _resident(name: str, reset: bool = False) -> float | None:
 
 def _means(figures: list[dict[str, Any]]) -> dict[str, float]:
     """Return the means over the photos; of peak memory the highest."""
-    names = [name for name in FIGURES if name in figures[0]]
-    means = {name: fmean(row[name] for row in figures) for name in names}
+    values = {name: [row[name] for row in figures if name in row] for name in FIGURES}
+    means = {name: fmean(found) for name, found in values.items() if found}
     if "peak_memory_mb" in means:
         means["peak_memory_mb"] = max(row["peak_memory_mb"] for row in figures)
     return means
@@ -292,7 +300,7 @@ def _finite(value: Any) -> Any:
 
 
 def titles(models: list[str]) -> list[str]:
-    """Return short names of checkpoints that differ: `cvae`, or `runs/small/cvae`."""
+    """Return short names of files that differ: `cvae`, or `runs/small/cvae`, or `cvae.pth`."""
     parts = [Path(name).with_suffix("").parts for name in models]
     if len(set(parts)) < len(set(models)):  # some differ by their ending alone
         parts = [Path(name).parts for name in models]

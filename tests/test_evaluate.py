@@ -146,11 +146,25 @@ def test_sharpness_of_hr_is_one_and_of_a_plain_image_zero(dataset):
     assert sharpness(torch.full_like(hr, 0.3), hr).max() < 1e-9
 
 
-def test_equal_images_have_100_db(tmp_path):
+def test_equal_images_have_100_db_and_no_sharpness(tmp_path):
     write_image(tmp_path / "hr" / "a.png", np.full((32, 32, 3), 100, np.uint8))
     path = tmp_path / "a.json"
-    (result,) = evaluate(models=("bicubic",), hr=tmp_path / "hr", json=path, **CPU)
-    assert result["psnr_y"] == json.loads(path.read_text())[0]["psnr_y"] == 100
+    (flat,) = evaluate(models=("bicubic",), hr=tmp_path / "hr", json=path, **CPU)
+    assert flat["psnr_y"] == json.loads(path.read_text())[0]["psnr_y"] == 100
+    assert "sharpness" not in flat and "sharpness" not in flat["images"][0]
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    write_image(tmp_path / "hr" / "b.png", photo)
+    (both,) = evaluate(models=("bicubic",), hr=tmp_path / "hr", csv=tmp_path / "a.csv", **CPU)
+    assert both["sharpness"] == both["images"][1]["sharpness"] > 0
+    rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
+    assert rows[0]["sharpness"] == "" and float(rows[1]["sharpness"]) == both["sharpness"]
+
+
+def test_photos_whose_names_differ_in_their_ending_alone_are_told_apart(tmp_path):
+    for name in ("a.png", "a.bmp"):
+        write_image(tmp_path / "hr" / name, np.full((32, 32, 3), 100, np.uint8))
+    (result,) = evaluate(models=("bicubic",), hr=tmp_path / "hr", **CPU)
+    assert [row["image"] for row in result["images"]] == ["a.bmp", "a.png"]
 
 
 def test_titles_are_as_short_as_they_may_be():

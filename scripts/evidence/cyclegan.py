@@ -14,6 +14,7 @@ and the folder of each run.
 
 import sys
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -225,7 +226,10 @@ def _measure(
             values["sharpness"] = sharpness(a, b).item()
             values["correlation"] = min(_correlation(sr[..., c], bicubic[..., c]) for c in range(3))
             figures.append(values | ({"lpips": lpips(a, b)} if lpips else {}))
-        means = {figure: fmean(values[figure] for values in figures) for figure in figures[0]}
+        means = {
+            figure: fmean(values[figure] for values in figures if not isnan(values[figure]))
+            for figure in figures[0]
+        }
         means["correlation"] = min(values["correlation"] for values in figures)
         rows.append({"test": name} | means)
     return rows

@@ -31,7 +31,7 @@ import torch
 from torch.nn import functional
 
 from common import checkpoint
-from common.perceptual import VGG19Features
+from common.perceptual import PerceptualNetwork, perceptual_features
 from common.processes import batch_mean
 from common.run.flags import command_line
 from common.run.training import Training, update_ema
@@ -87,6 +87,7 @@ def train_esrgan(
     perceptual_weight: float = 1.0,  # VGG19 features (paper); 0: no VGG19 needed
     gan_weight: float = 5e-3,  # relativistic average GAN (paper)
     pixel_weight: float = 1e-2,  # L1 (paper)
+    perceptual_network: PerceptualNetwork = "vgg19",  # efficientnet_lite0: a package of 18 MB
     vgg_weights: Path | None = None,  # file of torchvision's VGG19 weights; None: downloaded
     # optimisation
     n_epochs: int = 1000,  # of the PSNR stage (published: 1,000,000 steps)
@@ -129,9 +130,9 @@ def train_esrgan(
         )
 
     # data
-    vgg = None  # (first of all, as its weights may be missing and DIV2K takes long)
+    features = None  # (first of all, as weights may be missing and DIV2K takes long)
     if perceptual_weight > 0 and n_epochs_gan > 0:
-        vgg = training.prepare(VGG19Features(vgg_weights))
+        features = training.prepare(perceptual_features(perceptual_network, vgg_weights))
     crops, validation = crops_and_validation(
         *(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder),
         *(n_valid, valid_crop, patch_size, seed),
@@ -198,8 +199,8 @@ def train_esrgan(
                     losses["gan"] = relativistic_loss(fake, real.detach())
                     losses["discriminator"] = relativistic_loss(real, fake)
                     loss = gan_weight * losses["gan"] + pixel_weight * losses["pixel"]
-                    if vgg:
-                        losses["perceptual"] = functional.l1_loss(vgg(image), vgg(hr))
+                    if features:
+                        losses["perceptual"] = features.distance(image, hr)
                         loss = perceptual_weight * losses["perceptual"] + loss
 
                 # generator

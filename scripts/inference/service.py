@@ -2,6 +2,8 @@
 
 import functools
 import math
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,20 @@ from scripts.inference.pictures import picture_of, picture_of_file, shown_size
 from scripts.inference.visits import Visits, stoppable
 from scripts.upscale import Job, Settings, enlarge
 
+ROOT = Path(__file__).resolve().parents[2]
+_SUFFIXES = {".pth", ".safetensors"}
+# What the train scripts write besides the networks that enlarge.
+_OTHERS = {
+    "state",
+    "state_previous",
+    "damaged_state",
+    "damaged_state_previous",
+    "discriminator",
+    "recognition",
+    "F_HR2LR",
+    "D_HR",
+    "D_LR",
+}
 _FIRST = 4  # networks enlarge by it, whatever the scale
 _GOOD_FOR = {
     "bicubic": "Interpolation without a network: fast and blurred, to compare with.",
@@ -25,6 +41,36 @@ _GOOD_FOR = {
     "SRVAE": "A faithful answer, or samples: several that fit the photo and differ a little.",
     "CVAE": "Samples: several answers to one photo, one z for all of it; slow.",
 }
+
+
+def find_checkpoints(paths: tuple[Path, ...]) -> list[str]:
+    """Return "bicubic" and the checkpoints in files and folders; none named: in the repository.
+
+    Raises:
+        ValueError: a path is missing.
+    """
+    found: list[Path] = []
+    for path in paths or (ROOT,):
+        if not path.exists():
+            raise ValueError(f"{path}: there is no such file or folder")
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in inside:
+            below = file.relative_to(path).parts
+            hidden = any(part.startswith(".") for part in below)
+            if file.suffix in _SUFFIXES and file.stem not in _OTHERS and not hidden:
+                found.append(file)
+    return ["bicubic", *map(str, found)]
+
+
+def titles_of(checkpoints: list[str]) -> dict[str, str]:
+    """Return how each is called: its path in the repository, or below the folder of all others."""
+    paths = {name: Path(name).absolute() for name in checkpoints if name != "bicubic"}
+    outside = [path.parent for path in paths.values() if not path.is_relative_to(ROOT)]
+    folder = Path(os.path.commonpath(outside)) if outside else ROOT
+    titles = {"bicubic": "bicubic"}
+    for name, path in paths.items():
+        titles[name] = str(path.relative_to(ROOT if path.is_relative_to(ROOT) else folder))
+    return titles
 
 
 class Bounds(NamedTuple):
@@ -86,13 +132,15 @@ class Service:
         self.checkpoints, self.bounds = checkpoints, bounds
         self.device = choose_device(device)
         self.visits = Visits(folder)
+        self._loading = threading.Lock()
 
     def model(self, checkpoint: str) -> Model:
         """Return a checkpoint's model; `ValueError` where it is not among those found."""
         if checkpoint not in self.checkpoints:
             raise ValueError("this checkpoint is not among those found")
         written = 0.0 if checkpoint == "bicubic" else Path(checkpoint).stat().st_mtime
-        return _load(checkpoint, written, str(self.device))
+        with self._loading:  # once, where two threads want it
+            return _load(checkpoint, written, str(self.device))
 
     def good_for(self, checkpoint: str) -> str:
         """Return a line on what a checkpoint is good for, by its family and the file's name."""
@@ -125,10 +173,8 @@ class Service:
         models = [self.model(name) for name in chosen]
         n = wish.samples if models[0].has_samples else 0
         refuse_large(wish.photo, self.bounds, wish.scale, len(models) + n)
-        name, plain = (
-            f"{wish.photo.stem}_x{wish.scale:g}",
-            Settings(wish.scale, 0, 0.0, 0, 95, False),
-        )
+        name = f"{wish.photo.stem}_x{wish.scale:g}"
+        plain = Settings(wish.scale, 0, 0.0, 0, 95, False)
         drawn = plain._replace(samples=n, temperature=wish.temperature, seed=wish.seed)
         seen = 0
 

@@ -71,7 +71,7 @@ def demo(
     found = find_checkpoints(checkpoints)
     # Loading a network silences this, but another thread's `catch_warnings` may undo that.
     warnings.filterwarnings("ignore", "for .* copying from a non-meta parameter")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the folder goes then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder goes
     with tempfile.TemporaryDirectory(prefix="super_resolution_") as folder:
         served, examples = Path(folder, "served"), Path(folder, "examples")
         served.mkdir()
@@ -80,7 +80,10 @@ def demo(
         service = Service(found, device, served, Bounds(megapixels, megapixels_made))
         page, options = build(service, example_photos(examples))
         print(f"http://{host}:{port} (Ctrl-C ends it)")
-        page.launch(server_name=host, server_port=port, inbrowser=open_browser, **options)
+        try:
+            page.launch(server_name=host, server_port=port, inbrowser=open_browser, **options)
+        finally:
+            service.visits.end()
 
 
 def build(service: Service, examples: list[Path], kept: int = _KEPT) -> tuple[Any, dict[str, Any]]:

@@ -271,6 +271,21 @@ def test_visitor_who_begins_anew_stops_the_earlier_work(tmp_path):
     assert [*tmp_path.iterdir()] == [newer]
 
 
+def test_page_that_ends_stops_all_work_and_waits_for_it(service, photo, monkeypatch):
+    def called() -> None:
+        if network.calls == 1:
+            ending.start()
+        time.sleep(0.02)
+
+    ending = threading.Thread(target=service.visits.end, args=(60,))
+    network = Layered(6000, called)  # two minutes, if nothing stops them
+    use(network, service, monkeypatch)
+    with pytest.raises(Stopped):
+        service.make("a", wish_for(photo), quiet)
+    ending.join(60)
+    assert network.calls < 6000 and not ending.is_alive()
+
+
 def test_page_names_gradio_where_it_is_missing(service, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ImportError, match=r'pip install "gradio>=6"'):

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -25,6 +26,7 @@ class Visits:
         self.folder = folder
         self._work: dict[str, threading.Event] = {}
         self._kept: dict[str, Path] = {}
+        self._running: set[threading.Event] = set()
 
     @contextlib.contextmanager
     def work(self, visitor: str) -> Iterator[Path]:
@@ -37,6 +39,7 @@ class Visits:
         stop = self._work[visitor] = threading.Event()
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         token = _asked_to_stop.set(stop)
+        self._running.add(stop)
         try:
             yield folder
             older, self._kept[visitor] = self._kept.get(visitor), folder
@@ -48,6 +51,7 @@ class Visits:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         finally:
+            self._running.discard(stop)
             _asked_to_stop.reset(token)
 
     def stop(self, visitor: str) -> None:
@@ -60,6 +64,14 @@ class Visits:
         self.stop(visitor)
         if visitor in self._kept:
             shutil.rmtree(self._kept.pop(visitor), ignore_errors=True)
+
+    def end(self, patience: float = 10) -> None:
+        """End all work, and wait up to `patience` seconds until it has ended."""
+        deadline = time.monotonic() + patience
+        while self._running and time.monotonic() < deadline:
+            for stop in list(self._running):
+                stop.set()
+            time.sleep(0.05)
 
 
 def stoppable(network: nn.Module) -> None:

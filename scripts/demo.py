@@ -5,11 +5,20 @@
 
 Checkpoints are found in the repository (runs/ of each model), or in the folders and files that are
 named. The page is on this machine only; --host 0.0.0.0 shows it to others in the network.
+
+Results are deleted when their visitor makes others, leaves, or after an hour; all of them when the
+page ends.
 """
 
 import functools
+import html
+import os
+import signal
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +26,27 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import common  # noqa: F401, it says what is not installed
 
-import pyvips
 import tyro
 
-from common.device import choose_device, describe
 from common.run.flags import command_line
-from scripts.inference.models import Model, load_model
-from scripts.inference.photos import Photo, convert, open_photo, resample
-from scripts.upscale import Job, Settings, enlarge
+from scripts.inference.pictures import example_photos
+from scripts.inference.service import Bounds, Service, Wish, find_checkpoints, titles_of
+from scripts.inference.visits import Stopped
 
-ROOT = Path(__file__).resolve().parents[1]
-_SUFFIXES = {".pth", ".safetensors"}
-# What the train scripts write besides the networks that enlarge.
-_OTHERS = {
-    "state",
-    "state_previous",
-    "damaged_state",
-    "damaged_state_previous",
-    "discriminator",
-    "recognition",
-    "F_HR2LR",
-    "D_HR",
-    "D_LR",
-}
-_SHOWN = 1600  # pixels, at most, of a picture on the page; the download has all
 _MOST_SAMPLES = 8
+_KEPT = 3600  # seconds, of photos and results
+_CSS = """
+.compared {position: relative}
+.compared > .sides {position: absolute; inset: auto 8px 8px; z-index: 20; pointer-events: none}
+.compared > .sides {width: auto !important}
+.sides p {display: flex; justify-content: space-between; align-items: end; gap: 3rem}
+.sides span {padding: 1px 6px; border-radius: 4px; font-size: var(--text-xs)}
+.sides span {background: #000a; color: white; overflow-wrap: anywhere}
+.samples .grid-wrap {max-height: none; padding-top: 2rem}
+.status .translucent {background: var(--block-background-fill)}
+.status .progress-text:has(+ .progress-level) {display: none}
+input[role=combobox] {padding-right: 3rem !important; text-overflow: ellipsis}
+"""
 
 
 def demo(
@@ -50,46 +55,44 @@ def demo(
     host: str = "127.0.0.1",  # 0.0.0.0: for others in the network as well
     port: int = 7860,
     open_browser: bool = True,  # open the page
+    megapixels: float = 16.0,  # of a photo, at most
+    megapixels_made: float = 256.0,  # of all pictures made of it at a time, at most
     device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
 ) -> None:
     """Show the page until Ctrl-C.
 
     Raises:
-        ValueError: a path is missing.
+        ValueError: a path is missing, or megapixels are not above 0.
         ImportError: gradio is not installed.
     """
-    page, options = build(find_checkpoints(checkpoints), device)
-    print(f"http://{host}:{port} (Ctrl-C ends it)")
-    page.launch(server_name=host, server_port=port, inbrowser=open_browser, **options)
+    if megapixels <= 0 or megapixels_made <= 0:
+        raise ValueError(
+            f"megapixels {megapixels:g}, megapixels made {megapixels_made:g}: expected above 0"
+        )
+    found = find_checkpoints(checkpoints)
+    # Loading a network silences this, but another thread's `catch_warnings` may undo that.
+    warnings.filterwarnings("ignore", "for .* copying from a non-meta parameter")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder goes
+    with tempfile.TemporaryDirectory(prefix="super_resolution_") as folder:
+        served, examples = Path(folder, "served"), Path(folder, "examples")
+        served.mkdir()
+        examples.mkdir()
+        os.environ["GRADIO_TEMP_DIR"] = str(served)  # what lies there is shown without a copy
+        service = Service(found, device, served, Bounds(megapixels, megapixels_made))
+        page, options = build(service, example_photos(examples))
+        print(f"http://{host}:{port} (Ctrl-C ends it)")
+        try:
+            page.launch(server_name=host, server_port=port, inbrowser=open_browser, **options)
+        finally:
+            service.visits.end()
 
 
-def find_checkpoints(paths: tuple[Path, ...]) -> list[str]:
-    """Return "bicubic" and the checkpoints in files and folders; none named: in the repository.
-
-    Raises:
-        ValueError: a path is missing.
-    """
-    found: list[Path] = []
-    for path in paths or (ROOT,):
-        if not path.exists():
-            raise ValueError(f"{path}: there is no such file or folder")
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in inside:
-            below = file.relative_to(path).parts
-            hidden = any(part.startswith(".") for part in below)
-            if file.suffix in _SUFFIXES and file.stem not in _OTHERS and not hidden:
-                found.append(file)
-    return ["bicubic", *map(str, found)]
-
-
-@functools.lru_cache(maxsize=2)
-def _load(checkpoint: str, written: float, device: str) -> Model:
-    return load_model(checkpoint, device)
-
-
-def build(checkpoints: list[str], device: str) -> tuple[Any, dict[str, Any]]:
+def build(service: Service, examples: list[Path], kept: int = _KEPT) -> tuple[Any, dict[str, Any]]:
     """Return the page (a gradio.Blocks) and what `launch` needs for it.
 
+    Args:
+        examples: photos to be clicked.
+        kept: seconds that photos and results are kept for, at most.
     Raises:
         ImportError: gradio is not installed, or an old one.
     """
@@ -100,132 +103,143 @@ def build(checkpoints: list[str], device: str) -> tuple[Any, dict[str, Any]]:
             raise ImportError(f"gradio {gr.__version__}")
     except ImportError as error:
         raise ImportError(f'the page needs gradio: pip install "gradio>=6" ({error})') from None
-    where = choose_device(device)
-    results = tempfile.TemporaryDirectory(prefix="super_resolution_")  # goes when the page does
 
-    def model_of(checkpoint: str) -> Model:
-        if checkpoint not in checkpoints:  # the page's users choose among them, no other files
-            raise gr.Error("this checkpoint is not among those found", duration=None)
-        written = 0.0 if checkpoint == "bicubic" else Path(checkpoint).stat().st_mtime
-        return _load(checkpoint, written, str(where))
-
-    def has_samples(checkpoint: str) -> tuple[Any, Any]:
+    @contextmanager
+    def shown_errors(file: str | None = None) -> Iterator[None]:
         try:
-            shown = model_of(checkpoint).has_samples
-        except (ValueError, OSError) as error:
-            raise gr.Error(str(error), duration=None) from None
-        return gr.update(visible=shown), gr.update(visible=shown)
+            yield
+        except Stopped:  # nobody waits for it
+            raise gr.Error("Stopped", visible=False, print_exception=False) from None
+        except (ValueError, OSError, MemoryError) as error:
+            # The browser's copy lies in a folder that says nothing to the user.
+            text = str(error).replace(file, Path(file).name) if file else str(error)
+            raise gr.Error(text, duration=None, print_exception=False) from None
+
+    def show_photo(file: str | None) -> Any:
+        if not file:
+            return gr.update(value=None, visible=False)
+        with shown_errors(file):
+            picture, (height, width) = service.look_at(Path(file))
+        return gr.update(value=picture, label=f"Your photo, {width}x{height}", visible=True)
+
+    def choose(checkpoint: str) -> tuple[Any, Any]:
+        with shown_errors():
+            shown = gr.update(visible=service.model(checkpoint).has_samples)
+            return gr.update(info=service.good_for(checkpoint)), shown
 
     def run(
         file: str | None,
         checkpoint: str,
+        compared: str,
         scale: float,
         n: float,
         temperature: float,
+        seed: int | None,
+        request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008, gradio finds it there
-    ) -> tuple[Any, Any, Any, str]:
-        if not file:
-            raise gr.Error("Choose a photo first", duration=None)
-        folder = Path(tempfile.mkdtemp(dir=results.name))
-        photo = Path(file)
-        try:
-            opened = open_photo(photo)
-            height, width = opened.size
-            model = model_of(checkpoint)
-            seen = 0
-
-            def done(pixels: int) -> None:
-                nonlocal seen
-                seen += pixels
-                progress((min(seen, height * width), height * width), unit="pixels")
-
-            progress((0, height * width), unit="pixels")
-            result = folder / f"{photo.stem}_x{scale:g}.png"
-            plain = Settings(scale, 0, 0.0, 0, 95, False)
-            enlarge(model, Job(photo, [result]), plain, done)
-            files = [result]
-            versions = []
-            if n and model.has_samples:
-                seen = 0
-                versions = [folder / f"{photo.stem}_sample_{i}.png" for i in range(1, int(n) + 1)]
-                drawn = Settings(scale, int(n), temperature, 0, 95, False)
-                enlarge(model, Job(photo, versions), drawn, done)
-                files += versions
-        except (ValueError, OSError, MemoryError) as error:
-            # The browser's copy lies in a folder that says nothing to the user.
-            raise gr.Error(str(error).replace(str(photo), photo.name), duration=None) from None
-        after = _preview(result, folder / "after.png")
-        before = _enlarged_preview(opened, after, folder / "before.png")
-        gallery = [
-            (str(_preview(path, folder / f"shown_{i}.png")), f"sample {i}")
-            for i, path in enumerate(versions, 1)
-        ]
-        shown = pyvips.Image.new_from_file(str(result))
-        text = (
-            f"{width}x{height} to {shown.width}x{shown.height}, {model.name} on {describe(where)}"
-        )
+    ) -> tuple[Any, ...]:
+        with shown_errors(file):
+            if not file:
+                raise ValueError("Choose a photo first")
+            wish = Wish(Path(file), checkpoint, compared, scale, int(n), temperature, seed or 0)
+            done = functools.partial(progress, unit="pixels")
+            made = service.make(request.session_hash, wish, done)
+        gallery = [(str(path), f"sample {i}") for i, path in enumerate(made.shown_samples, 1)]
+        label = f"Samples, seed {wish.seed}, temperature {temperature:g}"
+        downloads = [str(path) for path in (*made.results, *made.samples)]
+        other = titles[compared] if len(made.results) > 1 else None
         return (
-            (str(before), str(after)),
-            gr.update(value=gallery, visible=bool(gallery)),
-            gr.update(value=[str(path) for path in files], visible=True),
-            text,
+            gr.update(visible=True),
+            (str(made.before), str(made.after)),
+            _sides(titles[checkpoint], other),
+            made.text,
+            gr.update(value=gallery, label=label, visible=bool(gallery)),
+            gr.update(value=downloads, visible=True),
         )
 
-    with gr.Blocks(
-        title="Super-resolution", analytics_enabled=False, delete_cache=(600, 3600)
-    ) as page:
-        gr.Markdown("# Super-resolution\nDrop a photo, choose a checkpoint, enlarge.")
+    def stop(request: gr.Request) -> str:
+        service.visits.stop(request.session_hash)
+        return "Stopped."
+
+    def leave(request: gr.Request) -> None:
+        service.visits.leave(request.session_hash)
+
+    titles = titles_of(service.checkpoints)
+    names = [(title, path) for path, title in titles.items()]
+    first, info, has_samples = service.checkpoints[-1], None, False
+    with suppress(ValueError, OSError):  # what is wrong with it is said when it is used
+        info, has_samples = service.good_for(first), service.model(first).has_samples
+    cleared = (max(1, kept // 6), kept)
+    with gr.Blocks(title="Super-resolution", analytics_enabled=False, delete_cache=cleared) as page:
+        gr.Markdown("# Super-resolution\nChoose a photo and a checkpoint, and enlarge it.")
         with gr.Row():
-            with gr.Column(scale=1):
-                file = gr.File(label="Photo (PNG, JPEG, WebP, TIFF)", file_count="single")
-                names = [(_title(c), c) for c in checkpoints]
-                checkpoint = gr.Dropdown(names, value=checkpoints[-1], label="Checkpoint")
-                scale = gr.Slider(1, 8, value=4, step=0.5, label="Scale")
-                shown = _load_quietly(model_of, checkpoints[-1])
-                n = gr.Slider(0, _MOST_SAMPLES, value=4, step=1, label="Samples", visible=shown)
-                temperature = gr.Slider(
-                    0, 1.5, value=1.0, step=0.1, label="Temperature", visible=shown
+            with gr.Column(scale=1, min_width=320):
+                file = gr.File(label="Photo (PNG, JPEG, WebP, TIFF)", height=150)
+                photo = gr.Image(
+                    format="png",
+                    height=200,
+                    visible=False,
+                    interactive=False,
+                    buttons=["fullscreen"],
                 )
-                button = gr.Button("Enlarge", variant="primary")
-            with gr.Column(scale=2):
-                slider = gr.ImageSlider(label="Bicubic and enlarged", interactive=False)
-                text = gr.Markdown()
-                gallery = gr.Gallery(label="Samples", visible=False, columns=4, height="auto")
+                clicked = gr.Dataset(
+                    label="Or click an example",
+                    components=[gr.Image(visible=False)],
+                    samples=[[str(path)] for path in examples],
+                    visible=bool(examples),
+                )
+                checkpoint = gr.Dropdown(names, value=first, label="Checkpoint", info=info)
+                compared = gr.Dropdown(
+                    names, value="bicubic", label="Compare with", info="Shown on the left."
+                )
+                scale = gr.Slider(1, 8, value=4, step=0.5, label="Scale")
+                with gr.Column(visible=has_samples) as drawing:
+                    n = gr.Slider(0, _MOST_SAMPLES, value=4, step=1, label="Samples")
+                    temperature = gr.Slider(0, 1.5, value=1.0, step=0.1, label="Temperature")
+                    seed = gr.Number(value=0, precision=0, minimum=0, label="Seed")
+                with gr.Row():
+                    button = gr.Button("Enlarge", variant="primary")
+                    cancel = gr.Button("Cancel")
+            with gr.Column(scale=2, min_width=320):
+                with gr.Column(visible=False, elem_classes="compared") as view:
+                    slider = gr.ImageSlider(
+                        label="Before and after",
+                        show_label=False,
+                        interactive=False,
+                        buttons=["fullscreen"],
+                    )
+                    sides = gr.HTML(elem_classes="sides", padding=False)
+                text = gr.Markdown(
+                    "The enlarged photo comes here.",
+                    container=True,
+                    min_height=80,
+                    elem_classes="status",
+                )
+                gallery = gr.Gallery(visible=False, columns=2, elem_classes="samples")
                 files = gr.File(label="Download", visible=False, interactive=False)
-        checkpoint.change(has_samples, checkpoint, [n, temperature])
-        inputs = [file, checkpoint, scale, n, temperature]
-        button.click(run, inputs, [slider, gallery, files, text])
+        clicked.click(lambda sample: sample[0], clicked, file)
+        file.change(show_photo, file, photo)
+        checkpoint.change(choose, checkpoint, [checkpoint, drawing])
+        inputs = [file, checkpoint, compared, scale, n, temperature, seed]
+        outputs = [view, slider, sides, text, gallery, files]
+        work = button.click(run, inputs, outputs, show_progress_on=text, api_name="enlarge")
+        cancel.click(stop, None, text, queue=False, cancels=work, api_name="cancel")
+        page.unload(leave)
     # Fonts of the system: gradio's own come from Google, and the page shall work without a network.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    return page, {"theme": theme, "share": False, "quiet": True}
+    theme.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
+    largest = int(8e6 * service.bounds.photo) + 2**20  # bytes: RGBA of 16 bits, and some more
+    options = {"theme": theme, "css": _CSS, "max_file_size": largest, "share": False, "quiet": True}
+    options["footer_links"] = []
+    return page, options
 
 
-def _load_quietly(model_of: Any, checkpoint: str) -> bool:
-    """Return whether the first checkpoint has samples; what is wrong with it is said when used."""
-    try:
-        return model_of(checkpoint).has_samples
-    except (ValueError, OSError):
-        return False
-
-
-def _title(checkpoint: str) -> str:
-    path = Path(checkpoint)
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else checkpoint
-
-
-def _preview(source: Path, target: Path) -> Path:
-    """Write a picture of at most `_SHOWN` pixels a side, 8 bits, and return its path."""
-    image = pyvips.Image.thumbnail(str(source), _SHOWN, height=_SHOWN, size="down")
-    image.write_to_file(str(target))
-    return target
-
-
-def _enlarged_preview(photo: Photo, like: Path, target: Path) -> Path:
-    """Write the photo, enlarged by bicubic to the size of the picture `like`; return its path."""
-    size = pyvips.Image.new_from_file(str(like))
-    image = resample(photo.colour, size.height, size.width)
-    convert(image, photo.colour.format, "uchar").write_to_file(str(target))
-    return target
+def _sides(chosen: str, compared: str | None) -> str:
+    """Return what stands above the slider: what is left, and what is right."""
+    left, right = "Before: bicubic", f"After: {chosen}"
+    if compared:
+        left, right = f"Left: {compared}", f"Right: {chosen}"
+    return f"<p><span>{html.escape(left)}</span><span>{html.escape(right)}</span></p>"
 
 
 if __name__ == "__main__":

@@ -1,25 +1,17 @@
-"""Every model by one command; the notebook and the page on its checkpoints."""
+"""Every model by one command; the notebook on its checkpoints, and the page's list of them."""
 
 import inspect
 import json
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 from nbclient import NotebookClient
-from PIL import Image
 
-from common.data.photos import read_image, write_image
-from scripts import demo
+from common.data.photos import read_image
 from scripts.evidence import gallery
 from scripts.inference.models import load_model
+from scripts.inference.service import find_checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "scripts" / "checkpoints.ipynb"
@@ -86,7 +78,7 @@ def test_notebook_is_committed_with_its_outputs():
 
 
 def test_page_offers_what_enlarges(runs, tmp_path):
-    found = demo.find_checkpoints((runs,))
+    found = find_checkpoints((runs,))
     names = {Path(path).relative_to(runs).as_posix() for path in found[1:]}
     assert found[0] == "bicubic"
     assert {"cvae/cvae.pth", "srvae/srvae.pth", "cyclegan_v3/G_LR2HR.pth"} <= names
@@ -94,73 +86,4 @@ def test_page_offers_what_enlarges(runs, tmp_path):
     for path in found:
         load_model(path, "cpu")  # none that is not a network that enlarges
     with pytest.raises(ValueError, match="no such file or folder"):
-        demo.find_checkpoints((tmp_path / "none",))
-
-
-def test_page_names_gradio_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ImportError, match=r'pip install "gradio>=6"'):
-        demo.build(["bicubic"], "cpu")
-
-
-@pytest.fixture
-def page(runs):
-    """The page in Chromium, which asks no other machine for anything."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser_path:
-        pytest.skip("no Chromium here")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, str(ROOT / "scripts" / "demo.py"), str(runs / "srvae" / "srvae.pth")]
-    command += ["--port", port, "--no-open-browser", "--device", "cpu"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(url, timeout=1)
-                break
-            except OSError:
-                time.sleep(0.5)
-        with playwright.sync_playwright() as driver:
-            options = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-            browser = driver.chromium.launch(executable_path=browser_path, args=[*options])
-            tab = browser.new_page(viewport={"width": 1300, "height": 1000})
-            asked: list[str] = []
-            tab.on("request", lambda request: asked.append(request.url))
-            tab.goto(url)
-            tab.wait_for_selector("text=Enlarge")
-            yield tab
-            hosts = {address.split("/")[2] for address in asked if address.startswith("http")}
-            assert hosts == {f"127.0.0.1:{port}"}
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def test_page_in_a_browser(page, runs, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    write_image(tmp_path / "photo.png", pixels)
-    (tmp_path / "bad.png").write_text("no photo")
-    enlarge = page.get_by_role("button", name="Enlarge")
-
-    enlarge.click()
-    page.wait_for_selector("text=Choose a photo first")
-    page.set_input_files("input[type=file]", tmp_path / "bad.png")
-    page.wait_for_selector("text=bad.png")
-    enlarge.click()
-    page.wait_for_selector("text=bad.png: cannot be read as a photo")
-    page.get_by_label("Clear").first.click()
-    page.set_input_files("input[type=file]", tmp_path / "photo.png")
-    page.wait_for_selector("text=photo.png")
-    enlarge.click()
-    page.wait_for_selector("text=30x20 to 120x80, SRVAE on CPU", timeout=60000)
-    page.wait_for_selector("text=sample 4")
-    with page.expect_download() as download:
-        page.locator("a[download='photo_x4.png']").first.click()
-    with Image.open(download.value.path()) as result:
-        expected = load_model(runs / "srvae" / "srvae.pth", "cpu").upscale(pixels)
-        np.testing.assert_array_equal(np.asarray(result), expected)
+        find_checkpoints((tmp_path / "none",))

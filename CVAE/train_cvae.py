@@ -45,7 +45,8 @@ from torch.nn import functional
 from common.data.resize import project
 from common.processes import on_main
 from common.run.flags import command_line
-from common.run.training import Training, update_ema
+from common.run.recipes import update_ema
+from common.run.training import Training
 from common.vae.diagnostics import PANELS, SHOWN, latent_diagnostics
 from common.vae.gaussian import kl_divergence, kl_terms, warmed_up
 from CVAE.dataset import crops_and_validation

@@ -34,7 +34,8 @@ from common import checkpoint
 from common.perceptual import PerceptualNetwork, perceptual_features
 from common.processes import batch_mean
 from common.run.flags import command_line
-from common.run.training import Training, update_ema
+from common.run.recipes import learning_rate_at, update_ema
+from common.run.training import Training
 from ESRGAN.dataset import crops_and_validation
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, set_weights
 
@@ -55,11 +56,6 @@ def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor
     winner, loser = winner.float(), loser.float()  # as their differences are small
     above, below = winner - batch_mean(loser), loser - batch_mean(winner)
     return (functional.softplus(-above).mean() + functional.softplus(below).mean()) / 2
-
-
-def learning_rate_at(progress: float, start: float, milestones: tuple[float, ...]) -> float:
-    """Return `start` halved at each of the milestones passed; progress and milestones in [0, 1]."""
-    return start * 0.5 ** sum(progress >= milestone for milestone in milestones)
 
 
 def train_esrgan(
@@ -135,7 +131,10 @@ def train_esrgan(
         features = training.prepare(perceptual_features(perceptual_network, vgg_weights))
     crops, validation = crops_and_validation(
         *(lr_folder, hr_folder, valid_lr_folder, valid_hr_folder),
-        *(n_valid, valid_crop, patch_size, seed),
+        n_valid=n_valid,
+        valid_crop=valid_crop,
+        patch_size=patch_size,
+        seed=seed,
     )
 
     # networks

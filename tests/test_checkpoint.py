@@ -20,8 +20,8 @@ from common import perceptual as vgg
 from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
 from common.perceptual import EfficientNetFeatures, VGG19Features
+from common.run.recipes import update_ema
 from common.run.stop import StopSignal
-from common.run.training import update_ema
 from scripts.inference import lpips
 from tests import test_div2k
 from tests.conftest import SKIMAGE_DATA

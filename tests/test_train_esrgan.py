@@ -17,9 +17,10 @@ from torch.nn import functional
 from common import checkpoint
 from common.data.photos import read_image
 from common.run import training
+from common.run.recipes import learning_rate_at
 from ESRGAN import train_esrgan as script
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
-from ESRGAN.train_esrgan import learning_rate_at, relativistic_loss, train_esrgan
+from ESRGAN.train_esrgan import relativistic_loss, train_esrgan
 from tests.conftest import rows_of, same_weights, stop_in_step
 from tests.test_esrgan_model import published_weights
 

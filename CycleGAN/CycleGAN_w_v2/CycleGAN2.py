@@ -45,7 +45,8 @@ from common.data.resize import resize
 from common.measure.validation import Validation
 from common.processes import count
 from common.run.flags import command_line
-from common.run.training import Training, update_ema
+from common.run.recipes import update_ema
+from common.run.training import Training
 from CycleGAN import model
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
 from CycleGAN.model import Discriminator, ResidualBlock, start_normal

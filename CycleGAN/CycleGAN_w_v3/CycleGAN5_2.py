@@ -53,7 +53,8 @@ from common.measure.validation import Validation
 from common.perceptual import VGG19Features
 from common.processes import batch_mean, count
 from common.run.flags import command_line
-from common.run.training import Training, update_ema
+from common.run.recipes import update_ema
+from common.run.training import Training
 from CycleGAN.dataset import UnpairedPhotos, unpaired_photos
 from CycleGAN.model import Discriminator, ResidualBlock, start_normal
 from CycleGAN.model import ResidualGeneratorDown as GeneratorDown

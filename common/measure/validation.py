@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.data.pairs import Pairs
+from common.data.crops import PairedCrops
+from common.data.pairs import Pairs, training_and_validation_pairs
 from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.measure.metrics import psnr_ssim_y
@@ -101,6 +102,18 @@ def sample_row(
     row = [(name, pixels[rows, columns]) for name, pixels in large.items()]
     lr = photo.lr[top : top + size, left : left + size]
     return [(f"LR  {photo.name}", enlarge(lr, row[-1][1].shape[:2])), *row]
+
+
+def paired_crops_and_validation(
+    *folders: Path | None, n_valid: int, valid_crop: int, patch_size: int, seed: int
+) -> tuple[PairedCrops, Validation]:
+    """Return the crops to train on, of `patch_size` HR pixels, and the held-out photos.
+
+    `folders` are LR, HR, held-out LR and held-out HR, as `training_and_validation_pairs` takes
+    them.
+    """
+    train, valid = training_and_validation_pairs(*folders, n_valid)
+    return PairedCrops(train, patch_size, seed), Validation(valid, valid_crop)
 
 
 def _read_photo(lr_path: Path, hr_path: Path, max_size: int) -> Photo:

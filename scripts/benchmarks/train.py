@@ -14,7 +14,7 @@ from common import checkpoint
 from common.data.crops import PairedCrops, batches, to_device
 from common.device import prepare_network
 from common.perceptual import VGG19Features
-from common.run.training import update_ema
+from common.run.recipes import update_ema
 from ESRGAN.model import Discriminator, GeneratorRRDB
 from ESRGAN.train_esrgan import relativistic_loss
 from scripts.benchmarks.data import DecodedCrops, Pairs

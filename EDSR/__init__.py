@@ -1,0 +1,1 @@
+"""EDSR: residual blocks without batch norm."""

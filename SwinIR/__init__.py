@@ -1,0 +1,1 @@
+"""SwinIR: attention within shifted windows."""

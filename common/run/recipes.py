@@ -1,0 +1,55 @@
+"""What several recipes have in common: halved rates, averaged weights, others' weights to start."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common import checkpoint
+
+
+def learning_rate_at(progress: float, start: float, milestones: tuple[float, ...]) -> float:
+    """Return `start` halved at each of the milestones passed; progress and milestones in [0, 1]."""
+    return start * 0.5 ** sum(progress >= milestone for milestone in milestones)
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move `average` towards `network`: average <- d * average + (1 - d) * network.
+
+    d = min(decay, (1 + step) / (10 + step)) grows with `step` (from 0), so that a short run is not
+    held back by its random beginning. Buffers (batch norm statistics) are copied.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for mean, value in zip(average.buffers(), network.buffers(), strict=True):
+        mean.copy_(value)
+
+
+def start_from(network: nn.Module, path: Path, tail: tuple[str, ...]) -> None:
+    """Load the weights in a file into `network`; what does not fit in its tail is left and named.
+
+    Papers begin 4x networks with the weights of 2x ones, whose tail is another.
+
+    Args:
+        path: a state_dict, or one inside `params_ema`, `params` or `state_dict`.
+        tail: how the names of the tail's weights begin.
+    Raises:
+        ValueError: weights of another part do not fit, or are not finite.
+    """
+    found = checkpoint.load(path)
+    for wrapper in ("params_ema", "params", "state_dict"):
+        if isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+            break
+    own = network.state_dict()
+    weights = {k: found[k] for k in own if k in found and found[k].shape == own[k].shape}
+    buffers = {name for name, _ in network.named_buffers()}
+    left = [k for k in own if k not in weights and k not in buffers]
+    if others := [k for k in left if not k.startswith(tail)]:
+        raise ValueError(f"{path} does not fit this network: {others[0]}, {len(others)} in all")
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise ValueError(f"{path} holds weights that are not finite: its training has failed")
+    network.load_state_dict(own | weights)
+    if left:
+        print(f"started from {path}, except {', '.join(left)}")

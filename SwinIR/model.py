@@ -5,8 +5,8 @@ within shifted windows: Liu et al. 2021, "Swin Transformer", arXiv 2103.14030.
 """
 
 import functools
-from collections import OrderedDict
-from typing import Literal, NamedTuple
+from collections import Counter, OrderedDict
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,28 +19,27 @@ MARGIN = 64  # LR pixels that a part of a photo sees beyond its own when it is e
 
 Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv"]
 Weights = dict[str, torch.Tensor]
+Size = tuple[int, int]
+Windows = tuple[dict[tuple[int, int], torch.Tensor], torch.Tensor]
 
+ROWS = 2
 _MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's photos
 _N_FEATURES = 64  # at HR's size
 _SHIFT = WINDOW // 2
 _OUTSIDE = -100.0  # added to what pixels of two parts of an image mean to each other
+_conv = functools.partial(nn.Conv2d, kernel_size=3, padding=1)
 _BUFFERS = "attn_mask", "relative_position_index"  # follow from the sizes
-
-
-class Windows(NamedTuple):
-    """How the pixels of an image of one size are ordered by windows, without and with shift.
-
-    Pixels are numbered row by row. `orders[s]` are those of windows without (0) and with shift (1);
-    `changes[a, b]` takes pixels in order a to order b, and "rows" is the order row by row.
-    """
-
-    changes: dict[tuple[int | str, int | str], torch.Tensor]
-    parts: torch.Tensor  # of each shifted window: 0 inside, 1 right edge, 2 bottom edge, 3 corner
 
 
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def _windows(height: int, width: int, device: torch.device) -> Windows:
+    """Return how the pixels of an image are ordered, and where its shifted windows lie.
+
+    Orders are ROWS, row by row, and window by window, without (0) and with shift (1); the pixels of
+    order a, in order b, are those with the numbers [a, b]. A window lies 0 inside, 1 at the right
+    edge, 2 at the lower edge, 3 in the corner.
+    """
     pixels = torch.arange(height * width, device=device).view(height, width)
     rows, columns = height // WINDOW, width // WINDOW
 
@@ -48,16 +47,16 @@ def _windows(height: int, width: int, device: torch.device) -> Windows:
         return image.view(rows, WINDOW, columns, WINDOW).transpose(1, 2).flatten()
 
     shifted = pixels.roll((-_SHIFT, -_SHIFT), (0, 1))
-    orders = {"rows": pixels.flatten(), 0: ordered(pixels), 1: ordered(shifted)}
-    changes = {}
+    orders = {0: ordered(pixels), 1: ordered(shifted), ROWS: pixels.flatten()}
+    numbers = {}
     for a, before in orders.items():
         place = torch.empty_like(before)
-        place[before] = orders["rows"]
-        changes |= {(a, b): place[after] for b, after in orders.items()}
+        place[before] = orders[ROWS]
+        numbers |= {(a, b): place[after] for b, after in orders.items()}
     parts = torch.zeros(rows, columns, dtype=torch.long, device=device)
     parts[:, -1] += 1
     parts[-1] += 2
-    return Windows(changes, parts.flatten())
+    return numbers, parts.flatten()
 
 
 class _Permute(torch.autograd.Function):
@@ -120,19 +119,19 @@ def _attention(
 class Block(nn.Module):
     """Attention within windows, shifted or not, and a small network for each pixel."""
 
-    def __init__(self, dim: int, n_heads: int, n_hidden: int, is_shifted: bool):
+    def __init__(self, dim: int, n_heads: int, shift: int):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, n_heads)
-        fc1, fc2 = nn.Linear(dim, n_hidden), nn.Linear(n_hidden, dim)
+        fc1, fc2 = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
         self.mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.GELU(), fc2=fc2))
-        self.is_shifted = is_shifted
-        if is_shifted:
+        self.shift = shift
+        if shift:
             self.register_buffer("attn_mask", _masks())
 
     def forward(self, x: torch.Tensor, windows: Windows) -> torch.Tensor:
         # (exp(-100) is a denormal number, with which CPUs are ten times slower; exp(-1000) is 0.)
-        mask = 10 * self.attn_mask[windows.parts] if self.is_shifted else None
+        mask = 10 * self.attn_mask[windows[1]] if self.shift else None
         x = x + self.attn(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
 
@@ -152,51 +151,48 @@ def _masks() -> torch.Tensor:
 class Group(nn.Module):
     """Residual Swin Transformer block (RSTB): blocks and a convolution, added to the input."""
 
-    def __init__(self, dim: int, n_blocks: int, n_heads: int, n_hidden: int, three: bool):
+    def __init__(self, dim: int, n_blocks: int, n_heads: int, three: bool):
         super().__init__()
-        blocks = [Block(dim, n_heads, n_hidden, j % 2 == 1) for j in range(n_blocks)]
+        blocks = [Block(dim, n_heads, j % 2) for j in range(n_blocks)]
         self.residual_group = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
         self.conv = _convolutions(dim, three)
 
-    def forward(self, x: torch.Tensor, size: tuple[int, int], checkpointing: bool) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, windows: Windows, size: Size, checkpointing: bool
+    ) -> torch.Tensor:
         """Take and return pixels (N, H W, C), row by row."""
-        windows = _windows(*size, x.device)
-        y, order = x, "rows"
+        y, order = x, ROWS
         for block in self.residual_group["blocks"]:
-            y, order = _reorder(y, windows, order, int(block.is_shifted)), int(block.is_shifted)
+            y, order = _reorder(y, windows, order, block.shift), block.shift
             if checkpointing and torch.is_grad_enabled():
                 y = checkpoint(block, y, windows, use_reentrant=False)
             else:
                 y = block(y, windows)
-        y = _reorder(y, windows, order, "rows")
+        y = _reorder(y, windows, order, ROWS)
         return x + _as_pixels(self.conv(_as_image(y, size)))
 
 
-def _reorder(x: torch.Tensor, windows: Windows, a: int | str, b: int | str) -> torch.Tensor:
+def _reorder(x: torch.Tensor, windows: Windows, a: int, b: int) -> torch.Tensor:
     if torch.is_grad_enabled():
-        return _Permute.apply(x, windows.changes[a, b], windows.changes[b, a])
-    return x.index_select(1, windows.changes[a, b])
+        return _Permute.apply(x, windows[0][a, b], windows[0][b, a])
+    return x.index_select(1, windows[0][a, b])
 
 
-def _as_image(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _as_image(x: torch.Tensor, size: Size) -> torch.Tensor:
     """Return (N, C, H, W) in channels_last, which is how pixels (N, H W, C) lie in memory."""
-    return x.view(len(x), *size, -1).permute(0, 3, 1, 2)
+    return x.view(x.shape[0], *size, -1).permute(0, 3, 1, 2)
 
 
 def _as_pixels(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[1])
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[1])
 
 
 def _convolutions(dim: int, three: bool) -> nn.Module:
     if not three:
-        return nn.Conv2d(dim, dim, 3, 1, 1)
-    return nn.Sequential(
-        nn.Conv2d(dim, dim // 4, 3, 1, 1),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(dim // 4, dim // 4, 1),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(dim // 4, dim, 3, 1, 1),
-    )
+        return _conv(dim, dim)
+    narrow = dim // 4
+    middle = nn.LeakyReLU(0.2), nn.Conv2d(narrow, narrow, 1), nn.LeakyReLU(0.2)
+    return nn.Sequential(_conv(dim, narrow), *middle, _conv(narrow, dim))
 
 
 class SwinIR(nn.Module):
@@ -212,7 +208,6 @@ class SwinIR(nn.Module):
         n_heads: parts that attention splits them in.
         upsampler: the end: two shuffles, one, or nearest-neighbour enlargement with convolutions.
         three_convolutions: a bottleneck of three convolutions after each group instead of one.
-        mlp_ratio: channels inside a block's network for each pixel, over `dim`.
     Attributes:
         checkpointing: whether what is inside the blocks is computed again in the backward pass
             instead of kept.
@@ -225,31 +220,27 @@ class SwinIR(nn.Module):
         n_heads: int = 6,
         upsampler: Upsampler = "pixelshuffledirect",
         three_convolutions: bool = False,
-        mlp_ratio: float = 2.0,
     ):
         super().__init__()
         self.upsampler, self.checkpointing = upsampler, False
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.conv_first = nn.Conv2d(3, dim, 3, 1, 1)
+        self.conv_first = _conv(3, dim)
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(dim)})
-        n_hidden = int(dim * mlp_ratio)
-        groups = (Group(dim, n, n_heads, n_hidden, three_convolutions) for n in depths)
+        groups = (Group(dim, n, n_heads, three_convolutions) for n in depths)
         self.layers = nn.ModuleList(groups)
         self.norm = nn.LayerNorm(dim)
         self.conv_after_body = _convolutions(dim, three_convolutions)
         if upsampler == "pixelshuffledirect":
-            self.upsample = nn.Sequential(nn.Conv2d(dim, 48, 3, 1, 1), nn.PixelShuffle(4))
+            self.upsample = nn.Sequential(_conv(dim, 48), nn.PixelShuffle(4))
         else:
             n = _N_FEATURES
-            before = nn.Conv2d(dim, n, 3, 1, 1), nn.LeakyReLU(0.01, inplace=True)
-            self.conv_before_upsample = nn.Sequential(*before)
+            self.conv_before_upsample = nn.Sequential(_conv(dim, n), nn.LeakyReLU(0.01))
             if upsampler == "pixelshuffle":
-                first, second = (nn.Conv2d(n, 4 * n, 3, 1, 1) for _ in range(2))
-                self.upsample = nn.Sequential(first, nn.PixelShuffle(2), second, nn.PixelShuffle(2))
+                twice = _conv(n, 4 * n), nn.PixelShuffle(2), _conv(n, 4 * n), nn.PixelShuffle(2)
+                self.upsample = nn.Sequential(*twice)
             else:
-                self.conv_up1, self.conv_up2 = (nn.Conv2d(n, n, 3, 1, 1) for _ in range(2))
-                self.conv_hr = nn.Conv2d(n, n, 3, 1, 1)
-            self.conv_last = nn.Conv2d(n, 3, 3, 1, 1)
+                self.conv_up1, self.conv_up2, self.conv_hr = (_conv(n, n) for _ in range(3))
+            self.conv_last = _conv(n, 3)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -273,9 +264,12 @@ class SwinIR(nn.Module):
 
     def _through_groups(self, x: torch.Tensor) -> torch.Tensor:
         size = x.shape[2:]
+        # (What is exported is for any size, and nothing is kept.)
+        find = _windows.__wrapped__ if torch.compiler.is_exporting() else _windows
+        windows = find(*size, x.device)
         x = self.patch_embed["norm"](_as_pixels(x))
         for group in self.layers:
-            x = group(x, size, self.checkpointing)
+            x = group(x, windows, size, self.checkpointing)
         return _as_image(self.norm(x), size)
 
 
@@ -283,7 +277,8 @@ def _padded(lr: torch.Tensor) -> torch.Tensor:
     """Continue LR to the right and below to a multiple of the window, mirrored at its edge."""
     for dim in (2, 3):
         n = lr.shape[dim]
-        place = torch.arange(-(-n // WINDOW) * WINDOW, device=lr.device) % max(1, 2 * n - 2)
+        place = torch.arange((n + WINDOW - 1) // WINDOW * WINDOW, device=lr.device)
+        place = place % torch.full_like(place, 2 * n - 2).clamp(min=1)
         lr = lr.index_select(dim, torch.minimum(place, (2 * n - 2 - place).abs()))
     return lr
 
@@ -296,35 +291,23 @@ def from_weights(weights: Weights) -> SwinIR | None:
     Raises:
         KeyError, RuntimeError, ValueError: names or shapes do not fit a 4x SwinIR on RGB.
     """
-    table = "layers.{}.residual_group.blocks.0.attn.relative_position_bias_table"
-    if table.format(0) not in weights or "conv_first.weight" not in weights:
+    first = "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"
+    if first not in weights or "conv_first.weight" not in weights:
         return None
     weights = {k: weight for k, weight in weights.items() if not k.endswith(_BUFFERS)}
     if "conv_last.weight" not in weights:
-        upsampler, end = "pixelshuffledirect", "upsample.0.weight"
-        fits = len(weights[end]) == 48
+        upsampler, fits = "pixelshuffledirect", len(weights["upsample.0.weight"]) == 48
     elif "conv_up1.weight" in weights:
         upsampler, fits = "nearest+conv", "conv_up2.weight" in weights
     else:
         upsampler, fits = "pixelshuffle", "upsample.2.weight" in weights
     dim, n_channels = weights["conv_first.weight"].shape[:2]
-    if not fits or n_channels != 3 or len(weights[table.format(0)]) != (2 * WINDOW - 1) ** 2:
+    n_biases, n_heads = weights[first].shape
+    if not fits or n_channels != 3 or n_biases != (2 * WINDOW - 1) ** 2:
         raise ValueError("a SwinIR for another scale, other channels or another window than 8")
-    depths = []
-    while table.format(len(depths)) in weights:
-        prefix = f"layers.{len(depths)}.residual_group.blocks."
-        depths.append(sum(k.startswith(prefix) and k.endswith("norm1.weight") for k in weights))
-    network = SwinIR(
-        tuple(depths),
-        dim,
-        weights[table.format(0)].shape[1],
-        upsampler,
-        "conv_after_body.0.weight" in weights,
-        len(weights["layers.0.residual_group.blocks.0.mlp.fc1.weight"]) / dim,
-    )
-    network.load_state_dict(_buffers(network) | weights)
+    blocks = Counter(k.split(".")[1] for k in weights if k.endswith(".norm1.weight"))
+    depths = tuple(blocks[str(i)] for i in range(len(blocks)))
+    network = SwinIR(depths, dim, n_heads, upsampler, "conv_after_body.0.weight" in weights)
+    buffers = {k: v for k, v in network.state_dict().items() if k.endswith(_BUFFERS)}
+    network.load_state_dict(buffers | weights)
     return network
-
-
-def _buffers(network: SwinIR) -> Weights:
-    return {k: v for k, v in network.state_dict().items() if k.endswith(_BUFFERS)}

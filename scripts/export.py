@@ -108,8 +108,9 @@ def _save_onnx(path: Path, model: Model) -> None:
     except ImportError as error:
         raise ImportError(f"{path}: pip install onnx onnxscript ({error})") from None
     network = _Exported(model.network).eval()
-    sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)  # (checked below at others)
+    for name in ("torch.onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with (
         written_whole(path) as temporary,
         warnings.catch_warnings(),

@@ -32,7 +32,7 @@ from scripts.inference.weights import describe_weights, load_weights, state_dict
 # A network of many answers has `sample`, `noise` and `noise_of_part` besides, as SRVAE's has.
 FAMILIES = {
     name: importlib.import_module(f"{name}.model")
-    for name in ("ESRGAN", "CycleGAN", "SRVAE", "CVAE")
+    for name in ("ESRGAN", "EDSR", "SwinIR", "CycleGAN", "SRVAE", "CVAE")
 }
 GRID = math.lcm(*(family.GRID for family in FAMILIES.values()))  # 24: one --tile fits all
 TILE = 264 // GRID * GRID  # LR pixels

@@ -71,6 +71,7 @@ def evaluate(
     hr: Path,  # folder of HR photos
     lr: Path | None = None,  # folder of LR photos; None: made by MATLAB's bicubic imresize
     n_samples: int = 10,  # of each photo, for the diversity of a CVAE or SRVAE; 0: leave it out
+    self_ensemble: bool = False,  # mean over flips and turns, of networks of one answer
     batch_pixels: int = 65536,  # LR pixels at once, of photos of one size
     csv: Path | None = None,  # write each photo's figures
     json: Path | None = None,  # write the means, and each photo's figures
@@ -104,7 +105,7 @@ def evaluate(
     sizes = [_lr_size(*pair) for pair in pairs]
     hr_paths = [path for _, path in pairs]
     names = dict(zip(hr_paths, titles([path.name for path in hr_paths]), strict=True))
-    networks = [load_model(name, where) for name in models]
+    networks = [load_model(name, where, self_ensemble=self_ensemble) for name in models]
     for network in networks:
         network.upscale(torch.rand(1, 3, 16, 16))  # what is done once is not timed
     lpips, why = load_lpips(where)

@@ -70,6 +70,7 @@ def upscale(
     format: Literal["same", "png", "jpg", "webp", "tiff"] = "same",  # same: as the photo's
     quality: int = 95,  # of JPEG and WebP, 1 to 100 (WebP: without loss)
     tile: int | None = None,  # LR pixels, a multiple of 24; None: 264 on a CPU, 528 on a GPU
+    self_ensemble: bool = False,  # mean over flips and turns: nearer to HR, 8 times as long
     overwrite: bool = False,  # write anew what is there already
     device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
     precision: Precision = "full",  # half: float16, for GPUs; within 1/255 of full
@@ -91,7 +92,8 @@ def upscale(
     if tile is not None and (tile < GRID or tile % GRID):
         raise ValueError(f"tile is {tile}, expected a multiple of {GRID}")
     jobs = plan(inputs, out, format, samples)
-    network = load_model(model, device, precision=precision, backend=backend)
+    options = {"precision": precision, "backend": backend, "self_ensemble": self_ensemble}
+    network = load_model(model, device, **options)
     if samples and not network.has_samples:
         raise ValueError(f"{model} is of {network.name}, which has one answer: leave --samples out")
     if tile is not None:

@@ -12,14 +12,20 @@ from torch import nn
 from common import checkpoint
 from CVAE.model import CVAE
 from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
+from EDSR.model import EDSR
 from ESRGAN.model import GeneratorRRDB
 from scripts.inference.models import FAMILIES, GRID, TILE, Bicubic, Model, load_model
 from SRVAE.model import SRVAE
+from SwinIR.model import SwinIR
 
 # Family and variant, and how a small one is made.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ESRGAN": lambda: GeneratorRRDB(2, 8, 4),
     "ESRGAN, published": lambda: GeneratorRRDB(1, 8, 4, conv_last=False),
+    "EDSR": lambda: EDSR(2, 8),
+    "SwinIR": lambda: SwinIR((2, 2), 12, 2),
+    "SwinIR, classical": lambda: SwinIR((2,), 12, 3, "pixelshuffle"),
+    "SwinIR, real": lambda: SwinIR((2,), 12, 2, "nearest+conv", True),
     "CycleGAN": lambda: GeneratorSR(4, 3),
     "CycleGAN, residual": lambda: ResidualGeneratorSR(4, 2, back_projections=2),
     "CVAE": lambda: CVAE(4, 32),

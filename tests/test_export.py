@@ -10,11 +10,13 @@ import torch
 from common import checkpoint
 from CVAE.model import CVAE
 from CycleGAN.model import GeneratorSR, ResidualGeneratorSR
+from EDSR.model import EDSR
 from ESRGAN.model import GeneratorRRDB
 from scripts import export as script
 from scripts.export import export
 from scripts.inference.models import load_model
 from SRVAE.model import SRVAE
+from SwinIR.model import SwinIR
 
 
 def networks() -> dict[str, torch.nn.Module]:
@@ -23,6 +25,9 @@ def networks() -> dict[str, torch.nn.Module]:
     torch.nn.init.normal_(residual.conv_out.weight, 0, 0.05)
     return {
         "ESRGAN": GeneratorRRDB(2, 8, 4),
+        "EDSR": EDSR(2, 8),
+        "SwinIR": SwinIR((2, 2), 12, 2),
+        "SwinIR, real": SwinIR((2,), 12, 2, "nearest+conv", True),
         "CycleGAN v1": GeneratorSR(4, 2),
         "CycleGAN v3": residual,
         "SRVAE": SRVAE(6, 2, 2),

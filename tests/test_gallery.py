@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 from common.data.photos import read_image
 from scripts.evidence import gallery
-from scripts.inference.models import load_model
+from scripts.inference.models import FAMILIES, load_model
 from scripts.inference.service import find_checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,12 +35,12 @@ def runs(tmp_path_factory, large_dataset) -> Path:
 def test_gallery_trains_measures_and_draws_every_model(runs):
     (name,) = (path.stem for path in runs.glob("*.png"))
     results = json.loads((runs / f"{name}.json").read_text())
-    assert len(results) == 8 and results[0]["model"] == "bicubic"
+    assert len(results) == 10 and results[0]["model"] == "bicubic"
     for result in results[1:]:
-        assert load_model(result["model"], "cpu").name in ("CycleGAN", "ESRGAN", "CVAE", "SRVAE")
+        assert load_model(result["model"], "cpu").name in FAMILIES
         assert 3 < result["psnr_y"] < 50 and len(result["images"]) == 2
     assert sum("diversity" in result for result in results) == 2
-    assert (runs / f"{name}.md").read_text().count("\n|") == 9
+    assert (runs / f"{name}.md").read_text().count("\n|") == 11
     assert read_image(runs / f"{name}.png").shape[1] > 1500
 
 

@@ -109,6 +109,34 @@ def test_other_networks_have_one_answer(esrgan):
         esrgan.sample(PIXELS, 2)
 
 
+def test_self_ensemble_is_the_mean_over_eight_ways_to_turn_and_flip(tmp_path):
+    torch.manual_seed(0)
+    network = GeneratorRRDB(1, 8, 4).eval()
+    checkpoint.save(tmp_path / "a.pth", network.state_dict())
+    model = load_model(tmp_path / "a.pth", "cpu", self_ensemble=True)
+    lr = torch.rand(1, 3, 5, 9)
+    answers = []
+    with torch.inference_mode():
+        for flip in (False, True):
+            for turns in range(4):
+                x = np.rot90(lr.numpy(), turns, (2, 3))
+                x = x[:, :, ::-1] if flip else x
+                y = network(torch.tensor(x.copy())).numpy()
+                y = y[:, :, ::-1] if flip else y
+                answers.append(np.rot90(y, -turns, (2, 3)))
+    expected = np.mean(answers, 0).clip(0, 1)
+    np.testing.assert_allclose(model.upscale(lr).numpy(), expected, atol=1e-6)
+    assert model.margin == 48
+    model.tile = 24
+    assert model.upscale(torch.rand(1, 3, 30, 50)).shape == (1, 3, 120, 200)
+
+
+def test_self_ensemble_is_of_networks_of_one_answer(tmp_path):
+    checkpoint.save(tmp_path / "a.pth", make("SRVAE").state_dict())
+    with pytest.raises(ValueError, match="SRVAE, which has many answers: leave self_ensemble out"):
+        load_model(tmp_path / "a.pth", "cpu", self_ensemble=True)
+
+
 @pytest.mark.parametrize(
     "name, network",
     [

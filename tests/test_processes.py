@@ -16,8 +16,10 @@ from CVAE import train_cvae as cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
+from EDSR import train_edsr as edsr
 from ESRGAN import train_esrgan as esrgan
 from SRVAE import train_srvae as srvae
+from SwinIR import train_swinir as swinir
 from tests.conftest import rows_of
 
 SMALL = {"batch_size": 2, "workers": 0, "n_epochs": 1, "steps_per_epoch": 2, "device": "cpu"}
@@ -31,6 +33,8 @@ SCRIPTS = {
     "cyclegan_v1": (v1, _CYCLEGAN),
     "cyclegan_v2": (v2, _CYCLEGAN | {"fake_lr_noise": 0.0, "pool_size": 0}),
     "cyclegan_v3": (v3, _CYCLEGAN | {"noise_channel": False, "pool_size": 0, "relativistic": True}),
+    "edsr": (edsr, {"n_blocks": 1, "n_features": 8, "patch_size": 32}),
+    "swinir": (swinir, {"depths": (2,), "dim": 12, "n_heads": 2, "patch_size": 32}),
     "srvae": (srvae, {"n_features": 6, "n_latent": 2, "valid_patches": 2, "patch_size": 64}),
     "cvae": (cvae, {"n_features": 4, "n_latent": 16, "valid_patches": 2}),
 }  # fmt: skip
@@ -73,7 +77,7 @@ def together(count: int, folder: Path, function, *arguments) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("name", ["esrgan", "cyclegan_v1", "cyclegan_v2", "cyclegan_v3"])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if "vae" not in name])
 def test_two_processes_take_the_steps_of_one_with_twice_the_batch(large_dataset, tmp_path, name):
     settings = large_dataset.folders() | SMALL | SCRIPTS[name][1]
     texts = together(2, tmp_path, train, name, settings | {"out_dir": tmp_path / "two"})

@@ -24,6 +24,7 @@ from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
+from EDSR.train_edsr import train_edsr
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.benchmarks import benchmark
@@ -42,6 +43,7 @@ from scripts.samples import samples
 from scripts.upscale import upscale
 from SRVAE.model import SRVAE
 from SRVAE.train_srvae import train_srvae
+from SwinIR.train_swinir import train_swinir
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,6 +59,8 @@ FUNCTIONS = {
     "CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py": v3.train_cyclegan_sr,
     "CVAE/train_cvae.py": train_cvae,
     "SRVAE/train_srvae.py": train_srvae,
+    "EDSR/train_edsr.py": train_edsr,
+    "SwinIR/train_swinir.py": train_swinir,
     "scripts/prepare_dataset.py": prepare_dataset,
     "scripts/samples.py": samples,
     "scripts/upscale.py": upscale,
@@ -117,6 +121,8 @@ SAYS = {  # what each script's --help says, besides much else
     "scripts/evidence/gallery.py": "share FLOAT of the training steps",
     "scripts/samples.py": "model PATH cvae.pth or srvae.pth",
     "CVAE/train_cvae.py": "free-nats FLOAT KL of each latent number",
+    "EDSR/train_edsr.py": "n-blocks INT residual blocks (paper",
+    "SwinIR/train_swinir.py": "depths [INT",
     "SRVAE/train_srvae.py": "n-latent INT numbers of z for each 4x4 LR pixels",
     "CycleGAN/CycleGAN_w_v1/CycleGAN.py": "lambda-cycle FLOAT L1 of both cycles (paper)",
     "CycleGAN/CycleGAN_w_v2/CycleGAN2.py": "ema-decay FLOAT a step, of the averaged G",

@@ -18,6 +18,7 @@ from common.data.resize import imresize
 from common.run.flags import command_line
 from ESRGAN.model import GeneratorRRDB
 from scripts import upscale
+from scripts.evaluate import evaluate
 from scripts.inference import photos
 from scripts.upscale import load_model
 from SRVAE.model import SRVAE
@@ -412,6 +413,19 @@ def pages(path: Path, *pictures: np.ndarray, **tags) -> None:
     with tifffile.TiffWriter(path) as writer:
         for i, pixels in enumerate(pictures):
             writer.write(pixels, photometric="rgb", **({} if i else tags))
+
+
+def test_self_ensemble_is_for_the_command_and_the_evaluation(tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "a.pth", GeneratorRRDB(1, 8, 4).state_dict())
+    write_image(tmp_path / "hr" / "photo.png", PHOTO)
+    models = {"model": tmp_path / "a.pth", "self_ensemble": True}
+    assert run(tmp_path / "hr" / "photo.png", out=tmp_path / "out", **models) == 0
+    expected = load_model(tmp_path / "a.pth", "cpu", self_ensemble=True).upscale(PHOTO)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "photo.png"), expected)
+    options = {"models": (str(tmp_path / "a.pth"),), "hr": tmp_path / "hr", "device": "cpu"}
+    (with_it,) = evaluate(self_ensemble=True, **options)
+    assert with_it["psnr_y"] != evaluate(**options)[0]["psnr_y"]
 
 
 def test_of_a_tiff_that_begins_with_a_thumbnail_the_photo_is_enlarged(tmp_path, capsys):

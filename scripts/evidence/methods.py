@@ -8,8 +8,10 @@ from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
+from EDSR.train_edsr import train_edsr
 from ESRGAN.train_esrgan import train_esrgan
 from SRVAE.train_srvae import train_srvae
+from SwinIR.train_swinir import train_swinir
 
 
 class Method(NamedTuple):
@@ -29,6 +31,8 @@ _ESRGAN |= {"patch_size": 64, "batch_size": 8, "n_epochs": 6, "n_epochs_gan": 1}
 _ESRGAN |= {"steps_per_epoch": 500, "learning_rate": 1e-3, "milestones": (0.5, 0.75, 0.9)}
 # Without the perceptual loss, which needs a download and holds the picture together, L1 does it.
 _ESRGAN |= {"perceptual_weight": 0.0, "pixel_weight": 1.0, "gan_weight": 1e-3}
+_PSNR = {"patch_size": 64, "batch_size": 8, "n_epochs": 3, "steps_per_epoch": 500}
+_PSNR |= {"milestones": (0.5, 0.75, 0.9)}
 _VAE = {"batch_size": 8, "n_epochs": 3, "steps_per_epoch": 400}
 
 _TINY = {"batch_size": 2, "n_epochs": 6, "steps_per_epoch": 4, "n_valid": 2, "device": "cpu"}
@@ -37,6 +41,7 @@ _TINY_CYCLEGAN = _TINY | {"n_features": 4, "lr_size": 24, "hr_size": 96}
 _TINY_ESRGAN = _TINY | {"n_blocks": 1, "n_features": 8, "growth": 4, "discriminator_features": 4}
 _TINY_ESRGAN |= {"patch_size": 32, "n_epochs": 3, "n_epochs_gan": 3, "alpha": 0.5}
 _TINY_ESRGAN |= {"perceptual_weight": 0.0}
+_TINY_PSNR = _TINY | {"patch_size": 32}
 _TINY_VAE = _TINY | {"valid_patches": 4}
 
 METHODS = {
@@ -67,6 +72,20 @@ METHODS = {
         minutes=_ESRGAN,
         seconds=_TINY_ESRGAN,
         checkpoints={"ESRGAN, PSNR": "generator_psnr.pth", "ESRGAN, GAN": "generator.pth"},
+    ),
+    "edsr": Method(
+        "EDSR",
+        train_edsr,
+        minutes=_PSNR | {"n_blocks": 16, "n_features": 48, "learning_rate": 1e-3},
+        seconds=_TINY_PSNR | {"n_blocks": 2, "n_features": 8},
+        checkpoints={"EDSR": "edsr.pth"},
+    ),
+    "swinir": Method(
+        "SwinIR",
+        train_swinir,
+        minutes=_PSNR | {"depths": (4, 4), "dim": 48, "learning_rate": 5e-4},
+        seconds=_TINY_PSNR | {"depths": (2, 2), "dim": 12, "n_heads": 2},
+        checkpoints={"SwinIR": "swinir.pth"},
     ),
     "cvae": Method(
         "CVAE",

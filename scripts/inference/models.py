@@ -18,6 +18,7 @@ from torch import nn
 from common.data.resize import resize
 from common.device import choose_device
 from common.files import one_line
+from scripts.inference.ensemble import SelfEnsemble
 from scripts.inference.images import AnyImage, in_form_of, to_batch
 from scripts.inference.openvino_network import OpenVINONetwork
 from scripts.inference.tiles import enlarge_in_bands
@@ -166,6 +167,7 @@ def load_model(
     *,
     precision: Precision = "full",
     backend: Backend = "torch",
+    self_ensemble: bool = False,
 ) -> Model:
     """Return the model in a file of weights; network and sizes are found from its tensors.
 
@@ -178,6 +180,8 @@ def load_model(
         precision: see `Model`.
         backend: "openvino" computes on the CPU, faster and with the same result, networks of one
             answer (ESRGAN, CycleGAN); it is a package of its own.
+        self_ensemble: the mean over flips and quarter turns, of networks of one answer: a little
+            nearer to HR, in eight times the time.
     Raises:
         ValueError: the file is missing, damaged, or holds no such network; the message says what it
             holds instead. Or precision and backend are none that go together with it.
@@ -194,10 +198,13 @@ def load_model(
     if str(path) == "bicubic":
         return Model("bicubic", Bicubic(), where, precision)
     name, network = _recognise(Path(path), load_weights(Path(path)))
+    if hasattr(network, "sample") and (backend == "openvino" or self_ensemble):
+        what = "self_ensemble" if self_ensemble else "backend"
+        raise ValueError(f"{path} is of {name}, which has many answers: leave {what} out")
     if backend == "openvino":
-        if hasattr(network, "sample"):
-            raise ValueError(f"{path} is of {name}, which has many answers: leave backend out")
         network = OpenVINONetwork(network.eval())
+    if self_ensemble:
+        network = SelfEnsemble(network)
     return Model(name, network, where, precision)
 
 

@@ -37,6 +37,8 @@ _GOOD_FOR = {
     "bicubic": "Interpolation without a network: fast and blurred, to compare with.",
     "ESRGAN PSNR stage": "One faithful answer; textures come out smooth.",
     "ESRGAN": "GAN stage: the sharpest, to look at; some of the detail is invented.",
+    "EDSR": "One faithful answer, as ESRGAN's PSNR stage.",
+    "SwinIR": "One faithful answer; sees farther than the others, and takes longer.",
     "CycleGAN": "Learns from photos without pairs; keeps to its LR photo, colours may drift.",
     "SRVAE": "A faithful answer, or samples: several that fit the photo and differ a little.",
     "CVAE": "Samples: several answers to one photo, one z for all of it; slow.",

@@ -11,7 +11,7 @@ from torch.nn import functional
 from common.device import choose_bfloat16
 from ESRGAN.model import Discriminator, GeneratorRRDB
 from ESRGAN.train_esrgan import relativistic_loss
-from scripts.benchmarks import benchmark
+from scripts.benchmarks import benchmark, swinir
 from scripts.benchmarks.measuring import Side, measure, peak_memory
 from scripts.benchmarks.memory import train_two_steps
 from scripts.benchmarks.precision import psnr_and_seconds
@@ -110,6 +110,18 @@ def test_benchmark_of_upscaling_compares_equal_results(tmp_path):
     assert sides.keys() == ratios.keys() and {"spandrel", "ours"} <= ratios.keys()
     assert all(side["difference"] < 1e-5 and side["gflop"] > 0 for side in sides.values())
     assert all(side["first_use_s"] > 0 for side in sides.values())
+
+
+def test_benchmark_of_swinir_compares_equal_networks(tmp_path, monkeypatch):
+    monkeypatch.setitem(swinir.KINDS, "lightweight", ((2,), 12, "pixelshuffledirect"))
+    sizes = {"batch_size": 1, "patch_size": 32, "size": 16, "rounds": 1}
+    ratios = benchmark.swinir(**sizes, out=tmp_path, peaks=False)
+    n = 1 + choose_bfloat16(CPU)  # precisions
+    assert len(ratios) == 2 * (1 + 2 * n)
+    steps, images = (written(tmp_path, f"swinir_{part}") for part in ("step", "upscale"))
+    full = images["enlarging: SwinIR, full precision"]
+    assert full["difference"] < 1e-5 < images["enlarging: EDSR, full precision"]["difference"]
+    assert all(side["gflop"] > 0 for side in (*steps.values(), *images.values()))
 
 
 def test_benchmark_of_scaling_runs_processes_together(tmp_path):

@@ -5,6 +5,7 @@
 data       crops from the pixel store against decoding a PNG for each
 train      steps of both stages against spandrel's network in a plain loop
 upscale    enlarging a photo against spandrel's network
+swinir     a step and enlarging with SwinIR and EDSR, against spandrel's SwinIR
 scaling    a training step on one process and on several
 precision  training in bfloat16 and in full precision: PSNR, time
 memory     what each training script needs with its defaults
@@ -40,6 +41,7 @@ from scripts.benchmarks.measuring import OUT, Side, measure, peak_memory, report
 from scripts.benchmarks.memory import SETTINGS, train_two_steps
 from scripts.benchmarks.precision import compared, psnr_and_seconds
 from scripts.benchmarks.scaling import efficiencies, seconds_of_steps
+from scripts.benchmarks.swinir import enlarge, psnr_step
 from scripts.benchmarks.train import gan_step, our_psnr_step, random_vgg, usual_psnr_step
 from scripts.benchmarks.upscale import our_upscale, usual_upscale, write_network
 from scripts.evidence.builtin_photos import builtin_photos
@@ -187,6 +189,48 @@ def upscale(
         else:
             print("without OpenVINO, which is not installed: pip install openvino")
         return measure("upscale", sides, **options)
+
+
+def swinir(
+    *,
+    kind: Literal["lightweight", "classical"] = "lightweight",
+    batch_size: int = 4,
+    patch_size: int = 192,
+    size: int = 128,
+    rounds: int = 5,
+    out: Path = OUT,
+    peaks: bool = True,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Compare a PSNR step and enlarging a photo; return each side's ratio.
+
+    Args:
+        kind: of the two published SwinIRs; EDSR is the baseline.
+        patch_size: HR pixels of the step's crops, which lie in memory.
+        size: LR pixels each way of the photo, up to 300: chelsea.
+        rounds: how often each side is measured.
+        out: folder of the JSON files and the pictures.
+        peaks: measure peak memory, each side in a process of its own.
+    """
+    _require_spandrel()
+    where = choose_device(device)
+    precisions = (torch.bfloat16, torch.float32) if choose_bfloat16(where) else (torch.float32,)
+    kinds = [("spandrel's SwinIR", kind, False, torch.float32)]
+    kinds += [(f"SwinIR, {NAMES[p]}", kind, True, p) for p in precisions]
+    kinds += [(f"EDSR, {NAMES[p]}", "EDSR", True, p) for p in precisions]
+    lr = to_tensor(read_image(PHOTO))[..., :size, 90 : 90 + size].contiguous()
+    steps, images = [], []
+    for title, network, ours, p in kinds:
+        made = network, ours, p == torch.bfloat16
+        step = partial(psnr_step, *made, batch_size, patch_size, str(where))
+        steps.append(Side(f"step: {title}", step, batch_size, precision=p))
+        image = partial(enlarge, *made, lr, str(where))
+        images.append(Side(f"enlarging: {title}", image, 1, precision=p))
+    ratios = {}
+    for part, sides in (("step", steps), ("upscale", images)):
+        options = _options("images", rounds, out, peaks, where)
+        ratios |= measure(f"swinir_{part}", sides, **options)
+    return ratios
 
 
 def scaling(
@@ -345,5 +389,5 @@ def _require_spandrel() -> None:
 
 
 if __name__ == "__main__":
-    parts = (data, train, upscale, scaling, precision, memory, tiles)
+    parts = (data, train, upscale, swinir, scaling, precision, memory, tiles)
     command_line({part.__name__: part for part in parts})

@@ -315,3 +315,24 @@ def test_restored_pool_goes_on_alike():
         torch.manual_seed(1)
         results.append(p.query(new))
     assert torch.equal(*results)
+
+
+def test_residual_generators_add_a_tenth_of_their_features():
+    torch.manual_seed(0)
+    up, down = ResidualGeneratorSR(4, 2), ResidualGeneratorDown(4)
+    for network, size, factor in ((up, 6, 4), (down, 24, 1 / 4)):
+        for weight in network.parameters():
+            nn.init.normal_(weight, 0, 0.1)
+        image = torch.rand(2, 3, size, size)
+        with torch.inference_mode():
+            added = network(image) - resize(image, factor)
+            features = network.features(image)
+        assert features.std() > 0.01
+        torch.testing.assert_close(added, features / 10)
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_as_many_photos_of_each_kind_meet_in_all_ways(paths, crop):
+    photos = UnpairedPhotos(paths[0][:2], paths[1][:2], 16, 64, seed=0, crop=crop)
+    met = {tuple(photos.choose_crop(0, k, d).photo for d in (0, 1)) for k in range(40)}
+    assert met == {(0, 0), (0, 1), (1, 0), (1, 1)}

@@ -102,3 +102,14 @@ def test_deviations_are_told_apart_by_frequency():
     assert high == pytest.approx(255 * 0.1 * math.sqrt(2), rel=0.05) and low < 0.5
     high, low = deviations(image + 0.1 * signs)
     assert low == pytest.approx(255 * 0.1 * math.sqrt(2), rel=1e-4) and high < 1e-3
+
+
+@pytest.mark.parametrize("sizes, n", [((0.09, 0.1), 1), ((0.09, 0.09), 0), ((0.1, 0.11), 2)])
+def test_units_are_active_whose_means_vary_by_more_than_a_hundredth(patches, sizes, n):
+    class Alternating(nn.Module):
+        def forward(self, hr, lr):
+            signs = torch.tensor([1.0, -1.0] * 3)[:, None]
+            return signs * torch.tensor(sizes), torch.zeros(6, 2)
+
+    lr, hr, _ = patches  # of ±a six times the variance is 6/5 a^2: 0.00972 of 0.09, 0.012 of 0.1
+    assert latent_diagnostics(Toy(), Alternating(), lr, hr)["active_units"] == n

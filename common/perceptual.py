@@ -97,13 +97,13 @@ class EfficientNetFeatures(nn.Module):
 
 def _inverted_bottleneck(tensors: dict, prefix: str, stride: int) -> nn.Sequential:
     """Return a block: 1x1 convolution to more channels (not in the first), depthwise, 1x1."""
-    layers: list[nn.Module] = []
+    layers = [
+        _convolution(tensors, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride),
+        nn.ReLU6(),
+    ]
     if f"{prefix}_expand_conv.weight" in tensors:
-        layers += [_convolution(tensors, f"{prefix}_expand_conv", f"{prefix}_bn0"), nn.ReLU6()]
-    layers += [_convolution(tensors, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride)]
-    return nn.Sequential(
-        *layers, nn.ReLU6(), _convolution(tensors, f"{prefix}_project_conv", f"{prefix}_bn2")
-    )
+        layers[:0] = _convolution(tensors, f"{prefix}_expand_conv", f"{prefix}_bn0"), nn.ReLU6()
+    return nn.Sequential(*layers, _convolution(tensors, f"{prefix}_project_conv", f"{prefix}_bn2"))
 
 
 def _convolution(tensors: dict, name: str, norm: str, stride: int = 1) -> nn.Module:

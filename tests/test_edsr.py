@@ -131,6 +131,12 @@ def test_checkpointing_changes_no_gradient():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_a_patch_size_that_cannot_be_is_refused_before_photos_are_looked_for(tmp_path):
+    with pytest.raises(ValueError, match="patch_size is 30, expected a multiple of 4"):
+        train_edsr(patch_size=30, lr_folder=tmp_path / "none", hr_folder=tmp_path / "none",
+                   out_dir=tmp_path / "run", device="cpu")  # fmt: skip
+
+
 def test_trained_weights_are_those_of_l1_written_out(dataset, tmp_path, monkeypatch):
     smooth_adam(monkeypatch, EPS)
     settings = {"n_blocks": 2, "n_features": 8, "patch_size": 32, "batch_size": 2, "workers": 0}

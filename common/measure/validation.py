@@ -110,8 +110,10 @@ def paired_crops_and_validation(
     """Return the crops to train on, of `patch_size` HR pixels, and the held-out photos.
 
     `folders` are LR, HR, held-out LR and held-out HR, as `training_and_validation_pairs` takes
-    them.
+    them. Raises `ValueError` as it does, and when `patch_size` is no multiple of 4.
     """
+    if patch_size < 4 or patch_size % 4:  # before a download
+        raise ValueError(f"patch_size is {patch_size}, expected a multiple of 4")
     train, valid = training_and_validation_pairs(*folders, n_valid)
     return PairedCrops(train, patch_size, seed), Validation(valid, valid_crop)
 

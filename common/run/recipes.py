@@ -29,19 +29,14 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) 
 def start_from(network: nn.Module, path: Path, tail: tuple[str, ...]) -> None:
     """Load the weights in a file into `network`; what does not fit in its tail is left and named.
 
-    Papers begin 4x networks with the weights of 2x ones, whose tail is another.
-
-    Args:
-        path: a state_dict, or one inside `params_ema`, `params` or `state_dict`.
-        tail: how the names of the tail's weights begin.
-    Raises:
-        ValueError: weights of another part do not fit, or are not finite.
+    Papers begin 4x networks with the weights of 2x ones, whose tail is another. `path` is of a
+    state_dict, or of one inside `params_ema`, `params` or `state_dict`; the names of the tail's
+    weights begin with one of `tail`. Raises `ValueError` when others do not fit, or are not finite.
     """
     found = checkpoint.load(path)
-    for wrapper in ("params_ema", "params", "state_dict"):
-        if isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-            break
+    found = next(
+        (found[key] for key in ("params_ema", "params", "state_dict") if key in found), found
+    )
     own = network.state_dict()
     weights = {k: found[k] for k in own if k in found and found[k].shape == own[k].shape}
     buffers = {name for name, _ in network.named_buffers()}

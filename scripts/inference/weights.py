@@ -29,7 +29,7 @@ _OTHERS = {
     r"body\.0\.body\.0\.weight": "EDSR",
     r"body\.0\.weight": "Real-ESRGAN Compact (SRVGGNet)",
     r".*weight_orig": "a discriminator with spectral norm",
-    r"features\.\d+\.weight": "a VGG or another classifier",
+    r"features\.\d+\.weight": "a discriminator, a VGG or another classifier",
 }
 
 

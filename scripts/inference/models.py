@@ -35,6 +35,9 @@ FAMILIES = {
     name: importlib.import_module(f"{name}.model")
     for name in ("ESRGAN", "EDSR", "SwinIR", "CycleGAN", "SRVAE", "CVAE")
 }
+# The checkpoints in this repository, by their names; a card in each folder says what they are.
+ROOT = Path(__file__).resolve().parents[2]
+PRETRAINED = {path.stem: path for path in sorted(ROOT.glob("*/pretrained/*.pth"))}
 GRID = math.lcm(*(family.GRID for family in FAMILIES.values()))  # 24: one --tile fits all
 TILE = 264 // GRID * GRID  # LR pixels
 Precision = Literal["full", "half"]
@@ -175,7 +178,8 @@ def load_model(
     checkpoints (three sets of key names). Nothing in the file is executed.
 
     Args:
-        path: .pth or .safetensors; "bicubic" is interpolation, to compare with.
+        path: .pth or .safetensors, or the name of one in this repository (`PRETRAINED`); "bicubic"
+            is interpolation, to compare with.
         device: "auto" is a GPU where there is one, or the CPU.
         precision: see `Model`.
         backend: "openvino" computes on the CPU, faster and with the same result, networks of one
@@ -197,7 +201,13 @@ def load_model(
     torch.backends.cudnn.benchmark = False  # photos have many sizes: searching takes longer
     if str(path) == "bicubic":
         return Model("bicubic", Bicubic(), where, precision)
-    name, network = _recognise(Path(path), load_weights(Path(path)))
+    path = Path(path)
+    if not path.exists() and not path.suffix:  # a name
+        if str(path) not in PRETRAINED:
+            names = ", ".join(["bicubic", *PRETRAINED])
+            raise ValueError(f"{path}: there is no such file, nor such a checkpoint: {names}")
+        path = PRETRAINED[str(path)]
+    name, network = _recognise(path, load_weights(path))
     if hasattr(network, "sample") and (backend == "openvino" or self_ensemble):
         what = "self_ensemble" if self_ensemble else "backend"
         raise ValueError(f"{path} is of {name}, which has many answers: leave {what} out")

@@ -24,9 +24,10 @@ from CVAE.model import CVAE
 from CycleGAN.model import GeneratorSR
 from ESRGAN.model import GeneratorRRDB
 from scripts.demo import build, demo
-from scripts.inference.models import Model, load_model
+from scripts.inference.models import FAMILIES, Model, load_model
 from scripts.inference.pictures import example_photos
 from scripts.inference.service import (
+    GOOD_FOR,
     ROOT,
     Bounds,
     Service,
@@ -465,3 +466,7 @@ def test_nothing_is_left_on_the_disk_when_the_page_ends(server):
     process.terminate()
     process.wait(60)
     assert not [*files.iterdir()]
+
+
+def test_every_family_is_said_to_be_good_for_something():
+    assert set(FAMILIES) <= set(GOOD_FOR)

@@ -33,7 +33,7 @@ _OTHERS = {
     "D_LR",
 }
 _FIRST = 4  # networks enlarge by it, whatever the scale
-_GOOD_FOR = {
+GOOD_FOR = {
     "bicubic": "Interpolation without a network: fast and blurred, to compare with.",
     "ESRGAN PSNR stage": "One faithful answer; textures come out smooth.",
     "ESRGAN": "GAN stage: the sharpest, to look at; some of the detail is invented.",
@@ -148,7 +148,7 @@ class Service:
         """Return a line on what a checkpoint is good for, by its family and the file's name."""
         name = self.model(checkpoint).name
         is_psnr_stage = name == "ESRGAN" and "psnr" in Path(checkpoint).stem.lower()
-        return _GOOD_FOR["ESRGAN PSNR stage" if is_psnr_stage else name]
+        return GOOD_FOR["ESRGAN PSNR stage" if is_psnr_stage else name]
 
     def look_at(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """Return a picture of a photo (h, w) or (h, w, C) uint8, and the photo's (height, width).

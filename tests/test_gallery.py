@@ -64,7 +64,7 @@ def test_notebook_trains_first_on_a_fresh_clone(runs, tmp_path, monkeypatch):
     names: dict = {}
     monkeypatch.chdir(NOTEBOOK.parent)
     exec(first.source, names)
-    assert calls == [{"share": 0.05, "out": ROOT / "runs" / "notebook"}]
+    assert calls == [{"share": 0.02, "out": ROOT / "runs" / "notebook"}]
     assert names["RUNS"] == runs and calls[0].keys() <= arguments.keys()
 
 

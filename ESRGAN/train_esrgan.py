@@ -22,6 +22,7 @@ import functools
 import math
 import sys
 from pathlib import Path
+from typing import Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,6 +32,7 @@ import torch
 from torch.nn import functional
 
 from common import checkpoint
+from common.measure.validation import Degradation
 from common.perceptual import PerceptualNetwork, perceptual_features
 from common.processes import batch_mean
 from common.run.flags import command_line
@@ -38,10 +40,11 @@ from common.run.recipes import learning_rate_at, update_ema
 from common.run.training import Training
 from ESRGAN.dataset import crops_and_validation
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, set_weights
+from ESRGAN.real import UNetDiscriminator, sharpen
 
 FOLDER = Path(__file__).resolve().parent
-FIXED = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator_features")
-FIXED += ("patch_size", "steps_per_epoch", "seed")
+FIXED = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator")
+FIXED += ("discriminator_features", "patch_size", "steps_per_epoch", "seed")
 
 
 def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
@@ -58,6 +61,21 @@ def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor
     return (functional.softplus(-above).mean() + functional.softplus(below).mean()) / 2
 
 
+def relativistic_losses(real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the generator's and the discriminator's `relativistic_loss` (paper)."""
+    return relativistic_loss(fake, real.detach()), relativistic_loss(real, fake)
+
+
+def vanilla_losses(real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return -E[log sigmoid(f)], and -E[log sigmoid(r)] - E[log(1 - sigmoid(f))], of logits."""
+    real, fake = real.float(), fake.float()
+    softplus = functional.softplus
+    return softplus(-fake).mean(), softplus(-real).mean() + softplus(fake).mean()
+
+
+GAN_LOSSES = {"relativistic": relativistic_losses, "vanilla": vanilla_losses}
+
+
 def train_esrgan(
     *,
     # data
@@ -65,6 +83,7 @@ def train_esrgan(
     hr_folder: Path | None = None,  # folder of HR photos, paired with LR's by name
     valid_lr_folder: Path | None = None,  # held-out photos; None: DIV2K's or own "valid" folders
     valid_hr_folder: Path | None = None,
+    degradation: Degradation = "none",  # second_order: LR is made of HR as real photos are worn
     n_valid: int = 10,  # held-out photos used, at most
     valid_crop: int = 1024,  # HR pixels; of larger held-out photos the centre is used
     patch_size: int = 128,  # HR pixels, a multiple of 32 (paper: 128, and 192 in the PSNR stage)
@@ -76,13 +95,16 @@ def train_esrgan(
     growth: int = 32,  # channels that each convolution in a dense block adds (paper)
     rrdb_conv_last: bool = True,  # a convolution at the end of each RRDB (not in the paper)
     gradient_checkpointing: bool = False,  # what is inside RRDBs is computed twice, not kept
+    discriminator: Literal["vgg", "unet"] = "vgg",  # one logit a crop, or a pixel (Real-ESRGAN)
     discriminator_features: int = 64,  # channels of its first layers (authors' code)
     nearest_start: bool = False,  # starts as nearest-neighbour enlargement: for short trainings
     start_from: Path | None = None,  # generator .pth to begin with, ours or a published one
     # loss of the GAN stage; the PSNR stage has L1 alone
     perceptual_weight: float = 1.0,  # VGG19 features (paper); 0: no VGG19 needed
-    gan_weight: float = 5e-3,  # relativistic average GAN (paper)
+    gan_weight: float = 5e-3,  # (paper)
+    gan_loss: Literal["relativistic", "vanilla"] = "relativistic",  # relativistic average (paper)
     pixel_weight: float = 1e-2,  # L1 (paper)
+    sharpen_targets: bool = False,  # of the perceptual and the pixel loss (Real-ESRGAN)
     perceptual_network: PerceptualNetwork = "vgg19",  # efficientnet_lite0: a package of 18 MB
     vgg_weights: Path | None = None,  # file of torchvision's VGG19 weights; None: downloaded
     # optimisation
@@ -118,7 +140,8 @@ def train_esrgan(
     training = Training(locals(), fixed=FIXED)
     if n_epochs_gan is None:
         n_epochs_gan = math.ceil(0.4 * n_epochs)
-    if patch_size % 32 or (n_epochs_gan and batch_size == 1 and patch_size == 32):
+    is_vgg = discriminator == "vgg"
+    if patch_size % 32 or (is_vgg and n_epochs_gan and batch_size == 1 and patch_size == 32):
         raise ValueError(
             f"patch_size {patch_size}, batch_size {batch_size}: expected patch_size a multiple of "
             "32; the discriminator's batch norm needs more than one value a channel, so patch_size "
@@ -135,6 +158,7 @@ def train_esrgan(
         valid_crop=valid_crop,
         patch_size=patch_size,
         seed=seed,
+        degradation=degradation,
     )
 
     # networks
@@ -147,15 +171,19 @@ def train_esrgan(
         set_weights(generator, checkpoint.load(start_from))
     generator = training.prepare(generator)
     average = copy.deepcopy(generator).requires_grad_(False)
-    # (On CPUs batch norm of large images is slow in channels_last.)
-    discriminator = Discriminator(patch_size, discriminator_features)
-    discriminator = training.prepare(discriminator, cpu_layout=torch.contiguous_format)
+    if discriminator == "unet":
+        judge = training.prepare(UNetDiscriminator(discriminator_features))
+    else:  # (On CPUs batch norm of large images is slow in channels_last.)
+        judge = Discriminator(patch_size, discriminator_features)
+        judge = training.prepare(judge, cpu_layout=torch.contiguous_format)
+
+    gan_losses = GAN_LOSSES[gan_loss]
 
     # optimisers
     adam = functools.partial(torch.optim.Adam, betas=betas, fused=True)
-    optimizer_g, optimizer_d = adam(generator.parameters()), adam(discriminator.parameters())
+    optimizer_g, optimizer_d = adam(generator.parameters()), adam(judge.parameters())
 
-    training.register(generator=generator, average=average, discriminator=discriminator)
+    training.register(generator=generator, average=average, discriminator=judge)
     training.register(optimizer_g=optimizer_g, optimizer_d=optimizer_d)
     n_steps, n_steps_gan = n_epochs * steps_per_epoch, n_epochs_gan * steps_per_epoch
     stages = {"psnr": n_epochs, "gan": n_epochs_gan}
@@ -192,14 +220,14 @@ def train_esrgan(
                 with training.autocast():
                     sr = generator(lr)
                     image = sr.detach().requires_grad_()  # where the losses' gradients meet
-                    losses = {"pixel": functional.l1_loss(image, hr)}
                     # The discriminator is the same in both turns, and so are its logits.
-                    real, fake = discriminator(hr), discriminator(image)
-                    losses["gan"] = relativistic_loss(fake, real.detach())
-                    losses["discriminator"] = relativistic_loss(real, fake)
+                    for_generator, for_judge = gan_losses(judge(hr), judge(image))
+                    target = sharpen(hr) if sharpen_targets else hr
+                    losses = {"pixel": functional.l1_loss(image, target)}
+                    losses |= {"gan": for_generator, "discriminator": for_judge}
                     loss = gan_weight * losses["gan"] + pixel_weight * losses["pixel"]
                     if features:
-                        losses["perceptual"] = features.distance(image, hr)
+                        losses["perceptual"] = features.distance(image, target)
                         loss = perceptual_weight * losses["perceptual"] + loss
 
                 # generator
@@ -211,13 +239,13 @@ def train_esrgan(
 
                 # discriminator
                 optimizer_d.zero_grad()
-                losses["discriminator"].backward(inputs=list(discriminator.parameters()))
+                for_judge.backward(inputs=list(judge.parameters()))
                 optimizer_d.step()
                 epoch.log(losses, learning_rate=rate)
 
             mixed.load_state_dict(interpolate(psnr_weights, average.state_dict(), alpha))
             epoch.validate(mixed)
-            networks = {"generator": mixed, "discriminator": discriminator}
+            networks = {"generator": mixed, "discriminator": judge}
             epoch.save(networks, best={"generator_best": mixed})
     return training.out_dir
 

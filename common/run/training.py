@@ -92,6 +92,7 @@ class Training:
         networks = {name: part for name, part in self.parts.items() if isinstance(part, nn.Module)}
         trained = {k: [p for p in n.parameters() if p.requires_grad] for k, n in networks.items()}
         sizes = [f"{name} of {sum(p.numel() for p in ps):,}" for name, ps in trained.items() if ps]
+        self.to_device = getattr(crops, "to_device", to_device)
         self.parameters = [p for parameters in trained.values() for p in parameters]
         print(
             f"{crops} to train on, {len(validation.photos)} held out (bicubic: PSNR-Y "
@@ -154,7 +155,7 @@ class Epoch:
         n, every = training.steps_per_epoch, training.settings["show_every"]
         training.bar.set_description(self.title, refresh=False)
         while not training.stop.requested(progress.step, every) and progress.step < n:
-            batch = to_device(next(training.batches), training.device)
+            batch = training.to_device(next(training.batches), training.device)
             yield progress.epoch * n + progress.step, batch
             progress.step += 1
             training.bar.update()

@@ -1,0 +1,253 @@
+"""Degrade HR photos as cameras, programs and networks do: blur, resizing, noise, JPEG.
+
+`first_order` takes a photo through each step once, LR = JPEG((HR * k) shrunk + n) (Zhang et al.
+2021, "Designing a Practical Degradation Model for Deep Blind Image Super-Resolution", arXiv
+2103.14006), in mild ranges. `second_order` does so twice, in the published order and ranges of Wang
+et al. 2021 ("Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data",
+arXiv 2107.10833). Differences from the authors' code: sizes of resizing are drawn for each image,
+not for each batch; JPEG is libjpeg's, with whole qualities; Poisson noise counts 256 levels.
+"""
+
+import io
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from common.data import kernels
+from common.data.resize import imresize
+
+SCALE = 4
+
+Range = tuple[float, float]  # from, to; drawn uniformly
+
+
+def first_order(
+    hr: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    blur_sigma: Range = (0.4, 2.4),  # HR pixels, along either axis of the Gaussian
+    read_noise: Range = (0.5, 3.0),  # 1/255, standard deviation in black
+    shot_noise: Range = (1.0, 6.0),  # 1/255, standard deviation it adds in white
+    jpeg_quality: tuple[int, int] = (60, 95),  # of libjpeg, 1 to 100, both ends included
+) -> np.ndarray:
+    """Return an LR photo of `hr`: blur, 1/4 bicubic, noise, JPEG, each drawn uniformly by `rng`.
+
+    (H, W, 3) uint8, H and W multiples of 4, gives (H / 4, W / 4, 3) uint8, the same on every
+    machine. Raises `ValueError` when `hr` is of another shape or type.
+    """
+    if hr.dtype != np.uint8 or hr.ndim != 3 or hr.shape[2] != 3 or not hr.size:
+        raise ValueError(f"HR is {hr.shape} {hr.dtype}, expected (H, W, 3) uint8")
+    if hr.shape[0] % SCALE or hr.shape[1] % SCALE:
+        raise ValueError(f"HR is {hr.shape}, expected H and W to be multiples of {SCALE}: crop it")
+    sigma_u, sigma_v = rng.uniform(*blur_sigma, size=2)
+    angle = rng.uniform(0, math.pi)
+    read, shot = rng.uniform(*read_noise), rng.uniform(*shot_noise)
+    quality = int(rng.integers(*jpeg_quality, endpoint=True))
+
+    reach = math.ceil(4 * max(sigma_u, sigma_v))
+    kernel = rounded(kernels.gaussian(reach, sigma_u, sigma_v, angle))
+    blurred = blur_exactly(hr, kernel)  # (H, W, 3)
+    lr = imresize(blurred, 1 / SCALE)  # (H / 4, W / 4, 3)
+    return jpeg(add_sensor_noise(lr, read, shot, rng), quality)
+
+
+def rounded(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel with weights that are multiples of 2**-16 and sum to 1 exactly.
+
+    Their products with 8-bit pixels add up without a rounding error in float32: a blur with it is
+    the same on every machine, with any number of threads.
+    """
+    weights = np.round(kernel * 2**16)
+    weights[len(kernel) // 2, len(kernel) // 2] += 2**16 - weights.sum()
+    return weights / 2**16
+
+
+def blur_exactly(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Convolve (H, W, 3) uint8 with a point-symmetric (K, K) kernel, K odd; borders replicated."""
+    reach = len(kernel) // 2
+    pixels = torch.tensor(image).permute(2, 0, 1)[:, None].float()  # (3, 1, H, W)
+    pixels = functional.pad(pixels, [reach] * 4, mode="replicate")
+    pixels = functional.conv2d(pixels, torch.tensor(kernel).float()[None, None])
+    return pixels[:, 0].round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def add_sensor_noise(
+    image: np.ndarray, read: float, shot: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Add a sensor's Poisson-Gaussian noise, independent in each value, and round to 8 bits.
+
+    Variance = a * signal + b with signal in [0, 1], a = (shot / 255)**2, b = (read / 255)**2, the
+    Poisson part by its normal approximation (Foi et al. 2008, "Practical Poissonian-Gaussian Noise
+    Modeling and Fitting for Single-Image Raw-Data"). The signal is the photo's gamma-encoded value,
+    not a sensor's linear one.
+
+    Args:
+        image: (H, W, 3) uint8.
+        read: standard deviation at signal 0, 1/255.
+        shot: standard deviation of the Poisson part at signal 1, 1/255.
+    """
+    sigma = np.sqrt(shot**2 * (image / 255) + read**2)
+    noisy = image + sigma * rng.standard_normal(image.shape)
+    return np.round(noisy).clip(0, 255).astype(np.uint8)
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Compress (H, W, 3) uint8 as JPEG with 4:2:0 chroma and decode it again."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    with Image.open(file) as decoded:
+        return np.asarray(decoded.convert("RGB"))
+
+
+class Ranges(NamedTuple):
+    """What one of the two rounds of `second_order` draws from."""
+
+    blur: float  # probability
+    sigma: Range  # pixels
+    resize: tuple[float, float, float]  # probabilities: up, down, keep
+    factor: Range  # of resizing
+    gaussian_noise: Range  # standard deviation, 1/255; else Poisson noise, equally likely
+    poisson_scale: Range  # 1 is that of 256 levels
+    sinc: float = 0.1  # probability that the blur is a sinc filter
+    # of the Gaussian, the generalised Gaussian and the plateau, isotropic and anisotropic
+    shapes: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    beta: Range = (0.5, 4)  # exponent of the generalised Gaussian, below and above 1 equally likely
+    plateau_beta: Range = (1, 2)
+    grey_noise: float = 0.4  # probability that noise is the same in all channels
+    quality: tuple[int, int] = (30, 95)  # of JPEG
+
+
+FIRST = Ranges(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0))
+SECOND = Ranges(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5))
+FINAL_SINC = 0.8  # probability
+REACHES = (3, 10)  # of all kernels: 7x7 to 21x21
+
+
+def second_order(hr: torch.Tensor, seeds: list[list[int]]) -> torch.Tensor:
+    """Return LR of HR crops, each degraded in its own way, decided by its seeds alone.
+
+    Blur, resizing, noise and JPEG twice; the second JPEG comes before or after the resizing to LR
+    and a sinc filter, equally likely. (N, 3, H, W) in [0, 1], H and W multiples of 4, give
+    (N, 3, H / 4, W / 4) of 8-bit values in [0, 1] on the same device, whose random numbers noise
+    takes: another device gives other noise.
+    """
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    worn = list(
+        zip(hr.split(1), rngs, strict=True)
+    )  # images, and what decides what becomes of them
+    size = tuple(n // SCALE for n in hr.shape[2:])
+    worn = [(_blur_resize_noise(x, rng, FIRST, x.shape[2:]), rng) for x, rng in worn]
+    worn = _jpeg_each(worn, FIRST)
+    worn = [(_blur_resize_noise(x, rng, SECOND, size), rng) for x, rng in worn]
+    is_jpeg_last = [rng.random() < 0.5 for rng in rngs]
+    rows = zip(worn, is_jpeg_last, strict=True)
+    worn = [(_shrink_and_filter(x, rng, size) if last else x, rng) for (x, rng), last in rows]
+    worn = _jpeg_each(worn, SECOND)
+    rows = zip(worn, is_jpeg_last, strict=True)
+    images = [x if last else _shrink_and_filter(x, rng, size) for (x, rng), last in rows]
+    return torch.cat(images).mul_(255).round_().clamp_(0, 255).div_(255)
+
+
+def draw_kernel(rng: np.random.Generator, ranges: Ranges) -> np.ndarray:
+    """Return a blur kernel, 7x7 to 21x21."""
+    reach = int(rng.integers(*REACHES, endpoint=True))
+    if rng.random() < ranges.sinc:
+        return kernels.sinc(reach, _draw_cutoff(rng, math.pi / 3 if reach < 6 else math.pi / 5))
+    shape, anisotropic = divmod(int(rng.choice(6, p=ranges.shapes)), 2)
+    sigma_u = sigma_v = rng.uniform(*ranges.sigma)
+    angle = 0.0
+    if anisotropic:
+        sigma_v, angle = rng.uniform(*ranges.sigma), rng.uniform(-math.pi, math.pi)
+    if shape == 0:
+        return kernels.gaussian(reach, sigma_u, sigma_v, angle)
+    low, high = ranges.beta if shape == 1 else ranges.plateau_beta
+    beta = rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
+    kernel = kernels.gaussian if shape == 1 else kernels.plateau
+    return kernel(reach, sigma_u, sigma_v, angle, beta)
+
+
+def blur(image: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
+    """Convolve (1, C, H, W) with a point-symmetric (K, K) kernel, K odd; borders are mirrored."""
+    n, reach = image.shape[1], len(kernel) // 2
+    reach_h, reach_w = (min(reach, size - 1) for size in image.shape[2:])
+    image = functional.pad(image, (reach_w, reach_w, reach_h, reach_h), mode="reflect")
+    if (reach_h, reach_w) != (reach, reach):  # smaller than the kernel
+        image = functional.pad(
+            image, (reach - reach_w,) * 2 + (reach - reach_h,) * 2, mode="replicate"
+        )
+    weight = torch.from_numpy(kernel).to(image).expand(n, 1, -1, -1)
+    return functional.conv2d(image, weight, groups=n)
+
+
+def add_noise(image: torch.Tensor, rng: np.random.Generator, ranges: Ranges) -> torch.Tensor:
+    """Add Gaussian or Poisson noise, in colour or the same in all channels, to (1, 3, H, W)."""
+    generator = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
+    is_gaussian, is_grey = rng.random() < 0.5, rng.random() < ranges.grey_noise
+    if is_gaussian:
+        sigma = rng.uniform(*ranges.gaussian_noise) / 255
+        shape = (1, 1 if is_grey else 3, *image.shape[2:])
+        noise = torch.randn(shape, generator=generator, device=image.device) * sigma
+    else:
+        light = (image * 255).round() / 255
+        if is_grey:
+            weights = light.new_tensor([0.2989, 0.587, 0.114])  # luma of ITU-R BT.601
+            light = (light * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
+        counts = torch.poisson(light * 256, generator=generator)
+        noise = (counts / 256 - light) * rng.uniform(*ranges.poisson_scale)
+    return (image + noise).clamp(0, 1)
+
+
+def resize(image: torch.Tensor, size: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
+    """Resize (1, 3, H, W) by area, bilinearly or bicubically, equally likely; no antialiasing."""
+    mode = ("area", "bilinear", "bicubic")[rng.integers(3)]
+    return functional.interpolate(image, size, mode=mode).clamp(0, 1)
+
+
+def _blur_resize_noise(
+    image: torch.Tensor, rng: np.random.Generator, ranges: Ranges, size: tuple[int, int]
+) -> torch.Tensor:
+    """Return (1, 3, h, w): `size` times the factor that is drawn."""
+    if rng.random() < ranges.blur:
+        image = blur(image, draw_kernel(rng, ranges)).clamp_(0, 1)
+    low, high = ranges.factor
+    kind = rng.choice(3, p=ranges.resize)
+    factor = (rng.uniform(1, high), rng.uniform(low, 1), 1.0)[kind]
+    size = tuple(max(1, round(n * factor)) for n in size)
+    return add_noise(resize(image, size, rng), rng, ranges)
+
+
+def _shrink_and_filter(
+    image: torch.Tensor, rng: np.random.Generator, size: tuple[int, int]
+) -> torch.Tensor:
+    image = resize(image, size, rng)
+    if rng.random() < FINAL_SINC:
+        reach = int(rng.integers(*REACHES, endpoint=True))
+        image = blur(image, kernels.sinc(reach, _draw_cutoff(rng, math.pi / 3)))
+    return image.clamp(0, 1)
+
+
+def _draw_cutoff(rng: np.random.Generator, lowest: float) -> float:
+    return rng.uniform(lowest, math.pi)
+
+
+def _jpeg_each(
+    worn: list[tuple[torch.Tensor, np.random.Generator]], ranges: Ranges
+) -> list[tuple[torch.Tensor, np.random.Generator]]:
+    """Compress images (1, 3, h, w) of any sizes: one way to the CPU and back for all of them."""
+    qualities = [int(rng.integers(*ranges.quality, endpoint=True)) for _, rng in worn]
+    flat = [(x * 255).round().byte()[0].permute(1, 2, 0).flatten() for x, _ in worn]
+    parts = torch.cat(flat).cpu().split([len(x) for x in flat])
+    shapes = [(*x.shape[2:], 3) for x, _ in worn]
+    images = [part.view(shape).numpy() for part, shape in zip(parts, shapes, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        decoded = [torch.tensor(x).flatten() for x in pool.map(jpeg, images, qualities)]
+    parts = torch.cat(decoded).to(worn[0][0].device).float().div_(255).split([*map(len, decoded)])
+    return [
+        (part.view(1, *shape).permute(0, 3, 1, 2).contiguous(), rng)
+        for part, shape, (_, rng) in zip(parts, shapes, worn, strict=True)
+    ]

@@ -25,6 +25,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that they start
 torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 class Dataset(NamedTuple):
     lr: Path
     hr: Path

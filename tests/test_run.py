@@ -303,7 +303,7 @@ def test_losses_are_averaged_whenever_they_are_asked_for():
     assert often.means() == {"loss_a": 3.0}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_losses_are_noted_without_waiting_for_the_gpu():
     network = nn.Linear(8, 8, device="cuda")
     network(torch.ones(1, 8, device="cuda")).sum().backward()
@@ -316,7 +316,7 @@ def test_losses_are_noted_without_waiting_for_the_gpu():
     assert meter.means() == {"loss_a": 1.0}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("stop_at", [2, 7, 11])
 def test_resumed_run_equals_unbroken_run_on_cuda(dataset, tmp_path, monkeypatch, stop_at):
     settings = dataset.folders() | SMALL | {"device": "cuda", "deterministic": True}

@@ -277,7 +277,7 @@ def test_versions_train_in_bfloat16(dataset, runs, tmp_path, version):
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("version", VERSIONS)
 def test_versions_train_on_cuda(dataset, tmp_path, version):
     assert len(rows_of(train(version, dataset, tmp_path, device="cuda"))) == 2

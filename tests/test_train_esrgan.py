@@ -286,13 +286,13 @@ def test_both_stages_train_in_bfloat16(dataset, vgg_file, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_both_stages_train_on_cuda(dataset, tmp_path):
     run = train_esrgan(**dataset.folders(), **SMALL | {"device": "cuda"}, out_dir=tmp_path / "o")
     assert len(rows_of(run)) == 4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_bfloat16_costs_no_quality(dataset, tmp_path):
     """1,200 steps of the quick start's network, from one seed."""
     settings = SMALL | {"n_blocks": 2, "n_features": 24, "growth": 12, "patch_size": 64}

@@ -210,7 +210,7 @@ def test_trains_in_bfloat16(large_dataset, runs, tmp_path, name):
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", TRAIN)
 def test_trains_on_cuda(large_dataset, tmp_path, name):
     assert len(rows_of(train(name, large_dataset, tmp_path, device="cuda"))) == 2

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,14 +28,23 @@ def usual_psnr_step(
     pairs: Pairs, patch_size: int, batch_size: int, n_blocks: int, workers: int, device: str
 ) -> Step:
     """Return a step of spandrel's network in the plain loop: decode, step, average, item."""
-    from spandrel.architectures.ESRGAN import ESRGAN as SpandrelRRDB
-
     crops = DecodedCrops(pairs, patch_size)
     sampler = RandomSampler(crops, replacement=True, num_samples=2**40)
     stream = iter(DataLoader(crops, batch_size, sampler=sampler, num_workers=workers))
+    return plain_psnr_step(stream, n_blocks, device)
+
+
+def plain_psnr_step(
+    stream: Iterator[Sequence[torch.Tensor]], n_blocks: int, device: str, compile: bool = False
+) -> Step:
+    """Return `usual_psnr_step` on the (LR, HR) batches of a stream, float32 in [0, 1]."""
+    from spandrel.architectures.ESRGAN import ESRGAN as SpandrelRRDB
+
     generator = SpandrelRRDB(num_blocks=n_blocks).to(device)
     average = copy.deepcopy(generator).requires_grad_(False)
     optimizer = torch.optim.Adam(generator.parameters(), 2e-4, (0.9, 0.99))
+    if compile:
+        generator.compile()
 
     def step(k: int) -> None:
         lr, hr = (images.to(device) for images in next(stream))

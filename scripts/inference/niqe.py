@@ -45,7 +45,7 @@ def niqe(images: torch.Tensor) -> torch.Tensor:
 def _half(y: torch.Tensor) -> torch.Tensor:
     """Return luma (N, 1, H, W) at half its size, by `imresize` with the borders of newer MATLABs.
 
-    They are mirrored, and NIQE's known values came about so; replicated ones change it by up to 0.02.
+    They are mirrored, as where NIQE's known values come from; replicated ones change up to 0.02.
     """
     for axis in (2, 3):
         first, last = (y.narrow(axis, i, 4).flip(axis) for i in (0, y.shape[axis] - 4))

@@ -30,7 +30,7 @@ from common.measure.metrics import psnr_ssim_y
 from common.measure.pictures import busiest_crop
 from common.progress import progress_bar
 from common.run.flags import command_line
-from scripts.evaluate import titles
+from scripts.inference.figures import titles
 from scripts.inference.models import load_model
 from scripts.inference.outputs import refuse_to_replace
 

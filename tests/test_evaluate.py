@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import scripts.evaluate as script
 from common import checkpoint
-from common.data.photos import read_image, write_image
+from common.data.photos import read_image, to_tensor, write_image
 from common.data.resize import imresize
+from common.run.flags import command_line
 from ESRGAN.model import GeneratorRRDB
-from scripts.evaluate import diversity_score, evaluate, local_l1, sharpness, table, titles
+from scripts.evaluate import evaluate
+from scripts.inference.figures import diversity_score, local_l1, sharpness, table, titles
 from scripts.inference.models import load_model
+from scripts.inference.niqe import niqe
 from SRVAE.model import SRVAE
+from tests.conftest import SKIMAGE_DATA
 
 CPU = {"device": "cpu", "n_samples": 0}
 
@@ -117,7 +122,7 @@ def test_photos_that_do_not_pair_up_are_listed(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"a quarter of .* folders swapped"):
         evaluate(models=("bicubic",), hr=dataset.valid_hr, lr=dataset.valid_hr, **CPU)
     write_image(tmp_path / "small" / "a.png", np.zeros((16, 40, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"a\.png is 40x16, expected 19x19"):
+    with pytest.raises(ValueError, match=r"a\.png is 40x16, expected 20x20"):
         evaluate(models=("bicubic",), hr=tmp_path / "small", **CPU)
 
 
@@ -172,9 +177,94 @@ def test_titles_are_as_short_as_they_may_be():
     assert titles(["a/G.pth", "b/G.pth", "bicubic"]) == ["a/G", "b/G", "bicubic"]
 
 
+def test_without_hr_there_are_the_figures_that_need_none(tmp_path, capsys):
+    coffee = read_image(SKIMAGE_DATA / "coffee.png")
+    write_image(tmp_path / "lr" / "large.png", coffee[:60, :80])
+    write_image(tmp_path / "lr" / "small.png", coffee[:1, :1])
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "srvae.pth", SRVAE(6, 2, 1).state_dict())
+    models = ("bicubic", str(tmp_path / "srvae.pth"))
+    text = tmp_path / "table.md"
+    results = evaluate(models=models, lr=tmp_path / "lr", markdown=text, device="cpu")
+    for result in results:
+        large, small = result["images"]
+        sr = load_model(result["model"], "cpu").upscale(coffee[:60, :80])
+        assert large["niqe"] == result["niqe"] == niqe(to_tensor(sr[4:-4, 4:-4])).item()
+        assert set(large) - set(small) == {"niqe"} and set(large) <= {
+            "image", "lr_psnr", "niqe", "seconds_per_megapixel", "peak_memory_mb",
+        }  # fmt: skip
+    sr = load_model("bicubic", "cpu").upscale(coffee[:60, :80])
+    lr_psnr = peak_signal_noise_ratio(coffee[:60, :80], imresize(sr, 1 / 4))
+    assert results[0]["images"][0]["lr_psnr"] == pytest.approx(lr_psnr, abs=1e-5)
+    said = text.read_text()
+    assert said in capsys.readouterr().out
+    assert "NIQE: lower is better; 1 of 2 photos have none: it takes SR with two blocks" in said
+    assert not any(word in said for word in ("PSNR-Y", "LPIPS", "diversity", "of HR"))
+
+
+def test_niqe_of_hr_stands_under_the_table(tmp_path):
+    coffee = read_image(SKIMAGE_DATA / "coffee.png")[:300, :401]
+    chelsea = read_image(SKIMAGE_DATA / "chelsea.png")[:200, :300]
+    small = coffee[:60, :80]
+    for name, pixels in (("coffee", coffee), ("chelsea", chelsea), ("small", small)):
+        write_image(tmp_path / "hr" / f"{name}.png", pixels)
+    text = tmp_path / "table.md"
+    (result,) = evaluate(models=("bicubic",), hr=tmp_path / "hr", markdown=text, **CPU)
+    of_hr = [niqe(to_tensor(x[4:-4, 4:-4])) for x in (coffee[:, :400], chelsea)]
+    note = f"NIQE: lower is better; of HR {np.mean(of_hr):.2f}; 1 of 3 photos have none"
+    assert note in text.read_text() and f"{result['niqe']:.2f}" in text.read_text()
+    assert [row["image"] for row in result["images"] if "niqe" in row] == ["chelsea", "coffee"]
+    assert result["niqe"] > np.mean(of_hr)
+
+
+def test_unreadable_photos_are_named_before_any_work(dataset, tmp_path, monkeypatch):
+    for name in ("hr", "lr"):
+        shutil.copytree(getattr(dataset, f"valid_{name}"), tmp_path / name)
+    for file in (tmp_path / "hr/0001.png", tmp_path / "lr/0000x4.png"):
+        file.write_bytes(file.read_bytes()[: -3000 if file.parent.name == "hr" else -300])
+    monkeypatch.setattr(script, "_measure", None)
+    with pytest.raises(
+        ValueError, match=r"0000x4\.png: cannot be read.*; .*0001\.png: cannot be r"
+    ):
+        evaluate(models=("bicubic",), hr=tmp_path / "hr", lr=tmp_path / "lr", **CPU)
+
+
+def test_small_hr_is_named_with_its_size(tmp_path):
+    write_image(tmp_path / "hr" / "dot.png", np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"dot\.png is 1x1, expected 20x20 or more"):
+        evaluate(models=("bicubic",), hr=tmp_path / "hr", **CPU)
+
+
+def test_file_in_a_folders_place_is_called_a_file(dataset):
+    file = next(dataset.valid_hr.iterdir())
+    for folders in ({"hr": file}, {"lr": file}, {"hr": dataset.valid_hr, "lr": file}):
+        with pytest.raises(NotADirectoryError, match=f"{file.name} is a file, expected a folder"):
+            evaluate(models=("bicubic",), **folders, **CPU)
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "markdown"])
+def test_result_that_cannot_be_written_is_refused_before_any_work(
+    kind, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(script, "load_model", None)
+    (tmp_path / "file").write_text("mine")
+    out = {kind: tmp_path / "file" / "folder" / "table"}
+    with pytest.raises(NotADirectoryError, match="file is no folder: choose another"):
+        evaluate(models=("bicubic",), hr=dataset.valid_hr, **out, **CPU)
+
+
+def test_models_have_a_short_flag(dataset, monkeypatch, capsys):
+    flags = ["-m", "bicubic", "--hr", str(dataset.valid_hr), "--n-samples", "0"]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *flags, "--device", "cpu"])
+    (result,) = command_line(evaluate)
+    assert result["model"] == "bicubic" and "| bicubic" in capsys.readouterr().out
+
+
 def test_bad_arguments_are_refused(dataset):
     with pytest.raises(ValueError, match="0 models"):
         evaluate(models=(), hr=dataset.valid_hr, **CPU)
+    with pytest.raises(ValueError, match=r"expected a folder of HR photos \(--hr\), or of LR"):
+        evaluate(models=("bicubic",), **CPU)
     with pytest.raises(ValueError, match="2 samples or more"):
         evaluate(models=("bicubic",), hr=dataset.valid_hr, n_samples=1, device="cpu")
 

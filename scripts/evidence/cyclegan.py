@@ -36,7 +36,6 @@ from common.run.flags import command_line
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
-from scripts.evaluate import sharpness
 from scripts.evidence.runs import (
     Pairs,
     Run,
@@ -47,6 +46,7 @@ from scripts.evidence.runs import (
     train_all,
     write_results,
 )
+from scripts.inference.figures import sharpness
 from scripts.inference.lpips import load_lpips
 from scripts.inference.models import load_model
 
@@ -204,7 +204,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Return a network's figures on each test folder: means over its photos.
 
-    sharpness: see `scripts.evaluate.sharpness`.
+    sharpness: see `scripts.inference.figures.sharpness`.
     correlation: of SR's colour channels with bicubic's, the lowest of all photos and channels: near
     1, or else colours are inverted or the result has nothing to do with the photo.
     """

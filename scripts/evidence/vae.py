@@ -38,7 +38,6 @@ from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
 from CVAE.tiles import tile_starts
 from CVAE.train_cvae import train_cvae
-from scripts.evaluate import diversity_score, local_l1
 from scripts.evidence.runs import (
     Run,
     choose_photos,
@@ -48,6 +47,7 @@ from scripts.evidence.runs import (
     train_all,
     write_results,
 )
+from scripts.inference.figures import diversity_score, local_l1
 from scripts.inference.lpips import load_lpips
 from scripts.inference.models import load_model
 from scripts.samples import row_of_samples

@@ -305,11 +305,12 @@ class Worker:
         for name in ("bfloat16", "full"):
             set_tf32(products=False, convolutions=name == "bfloat16")
             made = folders, seed, name == "bfloat16", sizes, str(self.device)
-            results[name], results[f"{name}_seconds"] = psnr_and_seconds(*made)
-        self.emit(**results, gain_db=results["bfloat16"] - results["full"])
+            results[name], seconds = psnr_and_seconds(*made)
+            self.emit(precision=name, psnr_y=results[name], run_seconds=seconds)
+        self.emit(gain_db=results["bfloat16"] - results["full"])
 
     def training(self, job: str) -> None:
-        """Train until half of the time that is left, or all of it in the last job."""
+        """Train for half of the time that is left, the last one for all of it."""
         folders = self.folders(own=True)
         left = list(TRAINED)[list(TRAINED).index(job) :]
         seconds = 2 if self.toy else max(5, (self.until - time.time()) / len(left) - 6)
@@ -322,15 +323,23 @@ class Worker:
         settings = (METHODS[job].seconds if self.toy else {}) | TRAINED[job] | settings
         settings |= {"device": str(self.device), "overwrite": True}
         run = self.work / f"training_{job}"
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.daemon = True  # an error need not wait for it
-        timer.start()
+        done = threading.Event()
+
+        def stop() -> None:
+            done.wait(seconds)
+            while not (done.is_set() or (run / "log.csv").exists()):  # an epoch at least
+                done.wait(0.1)
+            if not done.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=stop, daemon=True).start()
         try:
             METHODS[job].train(**folders, **settings, out_dir=run)
-        except SystemExit as error:  # by the timer
+        except SystemExit as error:
             if error.code != 128 + signal.SIGTERM:
                 raise
-        timer.cancel()
+        finally:
+            done.set()
         row = last_row(run)
         files = keep(run, next(iter(METHODS[job].checkpoints.values())), self.out, job)
         self.emit(**row, kept=files)

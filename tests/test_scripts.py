@@ -28,6 +28,7 @@ from EDSR.train_edsr import train_edsr
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.benchmarks import benchmark
+from scripts.benchmarks.gpu import gpu
 from scripts.benchmarks.stress import stress
 from scripts.compare import compare
 from scripts.demo import demo
@@ -68,6 +69,7 @@ FUNCTIONS = {
     "scripts/compare.py": compare,
     "scripts/export.py": export,
     "scripts/demo.py": demo,
+    "scripts/benchmarks/gpu.py": gpu,
     "scripts/evidence/gallery.py": gallery,
     "scripts/evidence/cyclegan.py": cyclegan_evidence,
     "scripts/evidence/vae.py": vae_evidence,
@@ -111,6 +113,7 @@ SAYS = {  # what each script's --help says, besides much else
     "common/div2k.py": "track {bicubic,unknown,mild,difficult,wild}",
     "scripts/prepare_dataset.py": "split {train,valid} which of DIV2K's folders",
     "scripts/benchmarks/benchmark.py": "data",
+    "scripts/benchmarks/gpu.py": "minutes FLOAT for all parts together",
     "scripts/evidence/cyclegan.py": "jobs INT runs at once",
     "scripts/evidence/vae.py": "n-samples INT of each test photo",
     "scripts/upscale.py": "-m PATH, --model PATH checkpoint, or",

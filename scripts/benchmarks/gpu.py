@@ -34,7 +34,7 @@ import torch
 
 from common.files import written_whole
 from common.run.flags import command_line
-from scripts.benchmarks.gpu_jobs import JOBS, MARK, TRAINED
+from scripts.benchmarks.gpu_jobs import JOBS, MARK, RATED
 from scripts.benchmarks.measuring import ROOT
 
 Part = Literal["card", "tests", "speed", "resume", "precision", "training"]
@@ -153,7 +153,7 @@ def _rows(settings: dict[str, Any], part: str, ends: dict[str, float]) -> Iterat
                         least = least or time.time() + LEAST
                     yield row
                 stop = max(least, ends.get(part, limit)) + 8 * (part == "training")
-                if not ended and time.time() > min(limit, stop):
+                if not ended and time.time() > (min(limit, stop) if least else limit):
                     problem = "took too long, and was ended\n"
                     break
                 time.sleep(0.05)
@@ -203,8 +203,8 @@ class Report:
             cells = ["-" if value is None else shape.format(value) for value, shape in found]
             self.note(f"| {', '.join(row['job'].split('|'))} | " + " | ".join(cells) + " |")
             return
-        told = {k: v for k, v in row.items() if k not in ("part", "problem", "at")}
-        text = ", ".join(f"{k} {_short(v)}" for k, v in told.items())
+        told = {k: v for k, v in row.items() if k not in ("part", "job", "problem", "at")}
+        text = f"{row['job']}: {', '.join(f'{k} {_short(v)}' for k, v in told.items()) or 'failed'}"
         self.note(f"| {text.replace('|', ', ')} |" if self.part == "speed" else f"- {text}")
         if "problem" in row:
             self.note(f"\n```\n{row['problem'].strip()}\n```\n")
@@ -227,11 +227,9 @@ class Report:
             row["ours_ratio"] = row["seconds"] / ours["seconds"]
 
     def rates(self) -> dict[str, float]:
-        """Return the steps/s of the methods that part `training` trains, as far as measured."""
-        names = dict(zip(TRAINED, ("ESRGAN PSNR", "CycleGAN v1"), strict=True))
+        """Return the steps/s of what part `training` trains, as far as they are measured."""
         speed = {r["job"]: r["steps_per_second"] for r in self.rows if "steps_per_second" in r}
-        rates = {k: speed.get(f"{name}|ours|bfloat16|eager") for k, name in names.items()}
-        return {k: rate for k, rate in rates.items() if rate}
+        return {method: speed[job] for job, method in RATED.items() if job in speed}
 
 
 def _short(value: Any) -> str:

@@ -64,11 +64,15 @@ TRAINED = {  # of part `training`
     "esrgan": {"n_epochs_gan": 0, "nearest_start": True, "rrdb_conv_last": False},
     "cyclegan_v1": {},
 }
+RATED = {  # what part `speed` finds of these
+    "ESRGAN PSNR|ours|bfloat16|eager": "esrgan",
+    "CycleGAN v1|ours|bfloat16|eager": "cyclegan_v1",
+}
 
 
 def speed_jobs(toy: bool) -> list[str]:
     """Return NAME|WHOSE|PRECISION|eager or compiled, the most important first."""
-    names = ("ESRGAN PSNR", "EDSR", "CycleGAN v1") if toy else tuple(STEPS)
+    names = ("ESRGAN PSNR", "EDSR") if toy else tuple(STEPS)
     jobs = [f"ESRGAN PSNR|{by}|bfloat16|eager" for by in ("ours", "spandrel")]
     jobs += [f"ESRGAN PSNR|{by}|{p}|eager" for p in ("full", "tf32") for by in ("ours", "spandrel")]
     for form, precision in itertools.product(("eager", "compiled"), ("bfloat16", "tf32", "full")):
@@ -87,7 +91,7 @@ JOBS: dict[str, Callable[[bool], list[str]]] = {
     "card": lambda toy: ["machine", "bfloat16", "tf32", "full", "copy"],
     "tests": lambda toy: ["short"] if toy else ["short", "long"],
     "speed": speed_jobs,
-    "resume": lambda toy: ["esrgan", "cyclegan_v1"] if toy else list(METHODS),
+    "resume": lambda toy: ["edsr"] if toy else list(METHODS),
     "precision": lambda toy: [f"seed {seed}" for seed in range(1 if toy else 5)],
     "training": lambda toy: list(TRAINED),
 }
@@ -115,9 +119,9 @@ class Worker:
         getattr(self, part)(job)
         self.emit(ends=True, part=part, job=job)
 
-    def folders(self) -> dict[str, Path]:
-        """Return the photos as train functions take them."""
-        if self.settings["hr_folder"]:
+    def folders(self, own: bool = False) -> dict[str, Path]:
+        """Return photos as train functions take them; `own`: the user's, if there are any."""
+        if own and self.settings["hr_folder"]:
             return {name: Path(self.settings[name]) for name in ("hr_folder", "lr_folder")}
         if self.toy:
             return lay_out(self.work / "toy")
@@ -202,6 +206,8 @@ class Worker:
         finally:
             if "seconds" in row:
                 row |= {"images_per_second": row["images"] / row["seconds"]}
+                if job in RATED:
+                    self.settings["rates"][RATED[job]] = row["steps_per_second"]
                 self.emit(**row)
 
     def _our_step(
@@ -244,7 +250,7 @@ class Worker:
             n, size = (1, 32) if toy else (32, 192)
             made = "lightweight", False, precision == "bfloat16", n, size, str(self.device)
             return swinir.psnr_step(*made), n
-        n, size, n_blocks = (2, 32, 1) if toy else (16, STEPS[name][1].get("patch_size", 128), 23)
+        n, size, n_blocks = (1, 32, 1) if toy else (16, STEPS[name][1].get("patch_size", 128), 23)
         if name == "ESRGAN GAN":
             sizes = size, n, n_blocks, self._vgg(), str(self.device)
             return gan_step("usual", "spandrel", False, False, *sizes), n
@@ -269,8 +275,8 @@ class Worker:
         """Compare a run that was stopped and resumed with one that was not, bit by bit."""
         method = METHODS[job]
         settings = method.seconds | {"device": str(self.device), "deterministic": True}
-        settings |= {"workers": 0, "n_epochs": 2} | lay_out(self.work / "toy")
-        settings |= {"n_epochs_gan": 1} if job == "esrgan" else {}
+        epochs = {"n_epochs": 2, "n_epochs_gan": 1} if job == "esrgan" else {"n_epochs": 3}
+        settings |= {"workers": 0} | epochs | lay_out(self.work / "toy")
         runs = [self.work / f"resume_{job}_{name}" for name in "ab"]
         for run in runs:
             shutil.rmtree(run, ignore_errors=True)
@@ -294,17 +300,18 @@ class Worker:
     def precision(self, job: str) -> None:
         sizes = {"n_epochs": 1, "steps_per_epoch": 2} if self.toy else {}
         sizes = sizes or {"n_epochs": 12, "steps_per_epoch": 100}
-        folders, seed = self.folders(), int(job.split()[-1])
+        folders, seed = self.folders(own=True), int(job.split()[-1])
         results = {}
         for name in ("bfloat16", "full"):
             set_tf32(products=False, convolutions=name == "bfloat16")
             made = folders, seed, name == "bfloat16", sizes, str(self.device)
-            results[name], results[f"{name}_seconds"] = psnr_and_seconds(*made)
-        self.emit(**results, gain_db=results["bfloat16"] - results["full"])
+            results[name], seconds = psnr_and_seconds(*made)
+            self.emit(precision=name, psnr_y=results[name], run_seconds=seconds)
+        self.emit(gain_db=results["bfloat16"] - results["full"])
 
     def training(self, job: str) -> None:
-        """Train until half of the time that is left, or all of it in the last job."""
-        folders = self.folders()
+        """Train for half of the time that is left, the last one for all of it."""
+        folders = self.folders(own=True)
         left = list(TRAINED)[list(TRAINED).index(job) :]
         seconds = 2 if self.toy else max(5, (self.until - time.time()) / len(left) - 6)
         rate = self.settings["rates"].get(job)  # steps/s, where they were measured before
@@ -316,14 +323,23 @@ class Worker:
         settings = (METHODS[job].seconds if self.toy else {}) | TRAINED[job] | settings
         settings |= {"device": str(self.device), "overwrite": True}
         run = self.work / f"training_{job}"
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.start()
+        done = threading.Event()
+
+        def stop() -> None:
+            done.wait(seconds)
+            while not (done.is_set() or (run / "log.csv").exists()):  # an epoch at least
+                done.wait(0.1)
+            if not done.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=stop, daemon=True).start()
         try:
             METHODS[job].train(**folders, **settings, out_dir=run)
-        except SystemExit as error:  # by the timer
+        except SystemExit as error:
             if error.code != 128 + signal.SIGTERM:
                 raise
-        timer.cancel()
+        finally:
+            done.set()
         row = last_row(run)
         files = keep(run, next(iter(METHODS[job].checkpoints.values())), self.out, job)
         self.emit(**row, kept=files)

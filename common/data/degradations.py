@@ -8,6 +8,7 @@ arXiv 2107.10833). Differences from the authors' code: sizes of resizing are dra
 not for each batch; JPEG is libjpeg's, with whole qualities; Poisson noise counts 256 levels.
 """
 
+import functools
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -235,6 +236,11 @@ def _draw_cutoff(rng: np.random.Generator, lowest: float) -> float:
     return rng.uniform(lowest, math.pi)
 
 
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(4)
+
+
 def _jpeg_each(
     worn: list[tuple[torch.Tensor, np.random.Generator]], ranges: Ranges
 ) -> list[tuple[torch.Tensor, np.random.Generator]]:
@@ -244,8 +250,7 @@ def _jpeg_each(
     parts = torch.cat(flat).cpu().split([len(x) for x in flat])
     shapes = [(*x.shape[2:], 3) for x, _ in worn]
     images = [part.view(shape).numpy() for part, shape in zip(parts, shapes, strict=True)]
-    with ThreadPoolExecutor(4) as pool:
-        decoded = [torch.tensor(x).flatten() for x in pool.map(jpeg, images, qualities)]
+    decoded = [torch.tensor(x).flatten() for x in _threads().map(jpeg, images, qualities)]
     parts = torch.cat(decoded).to(worn[0][0].device).float().div_(255).split([*map(len, decoded)])
     return [
         (part.view(1, *shape).permute(0, 3, 1, 2).contiguous(), rng)

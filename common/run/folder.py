@@ -164,14 +164,15 @@ class RunFolder:
             checkpoint.save(newest, state, previous)
 
     def write_networks(self, networks: dict[str, nn.Module]) -> None:
-        """Write NAME.pth of each, a plain state_dict; config.json has the names."""
+        """Write NAME.pth of each, a plain state_dict on the CPU; config.json has the names."""
         if not processes.is_main():
             return
         if new := [name for name in networks if name not in self.progress.networks]:
             self.progress.networks += new
             self._write_config()
         for name, network in networks.items():
-            checkpoint.save(self.path / f"{name}.pth", network.state_dict())
+            weights = {key: value.cpu() for key, value in network.state_dict().items()}
+            checkpoint.save(self.path / f"{name}.pth", weights)  # (others may lack a GPU)
 
     def _write_config(self) -> None:
         more = {"changes": self.changes, "networks": self.progress.networks}

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -199,6 +200,17 @@ def test_killed_loader_worker_is_named(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("ESRGAN.train_esrgan.update_ema", update_ema)
     with pytest.raises(ChildProcessError, match=r"process that cuts crops was killed.*workers"):
         train_esrgan(**dataset.folders(), **SMALL, out_dir=tmp_path / "a")
+
+
+def test_stopped_run_says_how_it_goes_on(dataset, tmp_path, monkeypatch, capsys):
+    for flags, how in (
+        ({"resume": False}, r"continue with resume=True \(--resume\)"),
+        ({"resume": True}, "run the same command again"),  # as scripts/quickstart.py has it
+    ):
+        stop_in_step(2, monkeypatch)
+        with pytest.raises(SystemExit):
+            resume(dataset, tmp_path / "a", **flags)
+        assert re.search(f"saved: {how}, out_dir", capsys.readouterr().out)
 
 
 def test_stopped_run_names_its_networks_once(dataset, tmp_path, monkeypatch):

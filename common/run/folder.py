@@ -223,7 +223,8 @@ class RunFolder:
         self._held.close()
         if not isinstance(error, OSError | RuntimeError | MemoryError | ArithmeticError):
             return
-        kind, advice, message = type(error), "resume from it (--resume)", str(error)
+        kind, message, advice = type(error), str(error), "resume from it (--resume)"
+        advice = "run the same command again" if self.config.get("resume") else advice
         if isinstance(error, FloatingPointError):
             advice = "resume with a lower learning rate"
         elif is_out_of_memory(error):

@@ -169,7 +169,9 @@ class Epoch:
         if training.stop.signal:
             training.folder.save()
             training.bar.close()
-            print(f"saved: continue with resume=True (--resume), out_dir {training.out_dir}")
+            how = "continue with resume=True (--resume)"
+            how = "run the same command again" if training.settings["resume"] else how
+            print(f"saved: {how}, out_dir {training.out_dir}")
             sys.exit(128 + training.stop.signal)
 
     def log(self, losses: dict[str, torch.Tensor], **figures: float) -> None:

@@ -53,7 +53,10 @@ def load_weights(path: Path) -> dict:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no file of safetensors: {error}") from error
+        size = f"{path.stat().st_size:,} bytes"
+        raise ValueError(
+            f"{path} is damaged or no file of safetensors ({size}): {error}"
+        ) from error
 
 
 def state_dicts(content: dict) -> dict[str, dict[str, torch.Tensor]]:

@@ -92,7 +92,7 @@ def test_overwrite_deletes_nothing_where_no_run_lies(dataset, tmp_path):
 @pytest.mark.parametrize("flag", ["resume", "overwrite"])
 def test_run_of_another_script_is_neither_resumed_nor_deleted(dataset, copy, flag):
     before = {path.name for path in copy.iterdir()}
-    message = r"copy holds a run of train_esrgan\.py, this is train_edsr\.py: .*--out-dir"
+    message = r"copy holds a run of train_esrgan\.py, this is train_edsr\.py: choose.*--out-dir"
     with pytest.raises(ValueError, match=message):
         train_edsr(**dataset.folders(), out_dir=copy, device="cpu", **{flag: True})
     assert {path.name for path in copy.iterdir()} == before
@@ -124,10 +124,9 @@ def test_folder_of_other_files_is_left_alone(dataset, tmp_path, flags):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"learning_rate": 0.0}, r"learning_rate 0\.0: expected a number, .* above 0"),
+        ({"learning_rate": 0.0}, r"learning_rate 0\.0: expected a number above 0"),
         ({"learning_rate_gan": -1e-4}, r"learning_rate_gan -0\.0001: expected a number"),
         ({"learning_rate": float("inf")}, "learning_rate inf: expected a number"),
-        ({"gan_weight": float("nan")}, "gan_weight nan: expected a number"),
         ({"n_epochs": 0, "n_epochs_gan": 0}, "n_epochs 0: expected 1 or more"),
         ({"n_epochs": -1}, "n_epochs -1: expected 0 or more"),
         ({"n_epochs_gan": -1}, "n_epochs_gan -1: expected 0 or more"),

@@ -23,8 +23,7 @@ _CONFIG = "config.json"
 _SIGNS = ("*.pth", _CONFIG, "log.csv", "curves.png", "samples")  # of a run
 _TAKE_MEMORY = ("batch_size", "patch_size", "lr_size", "hr_size", "n_features", "n_blocks")
 _TAKE_MEMORY += ("discriminator_features", "valid_crop")
-_ELSEWHERE = "write elsewhere (out_dir=..., --out-dir ...)"
-_EMPTY = "choose an empty or new folder (out_dir=..., --out-dir ...)"
+_ELSEWHERE = "choose an empty or new folder (out_dir=..., --out-dir ...)"
 _ANEW = f"{_ELSEWHERE}, or delete it and start anew (overwrite=True, --overwrite)"
 
 
@@ -53,7 +52,9 @@ class RunFolder:
     ):
         if resume and overwrite:
             raise ValueError("resume and overwrite exclude each other: choose one")
-        self.path, self.overwrite = path, overwrite
+        self.path, self.overwrite, self.again = path, overwrite, "run the same command again"
+        if not resume:
+            self.again = "continue with resume=True (--resume)"
         config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in config.items()}
         versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
         self.config = config | versions | {"processes": processes.count()}
@@ -77,7 +78,7 @@ class RunFolder:
         found = [file.name for sign in _SIGNS for file in sorted(self.path.glob(sign))]
         found = [name for name in found if name[0] != "."]  # a killed process was writing those
         if not found and any(file.name[0] != "." for file in self.path.iterdir()):
-            raise FileExistsError(f"{self.path} holds other files and no run: {_EMPTY}")
+            raise FileExistsError(f"{self.path} holds other files and no run: {_ELSEWHERE}")
         script = self.config.get("script")
         if (other := self._earlier_config().get("script", script)) != script:
             raise ValueError(f"{self.path} holds a run of {other}, this is {script}: {_ELSEWHERE}")
@@ -90,10 +91,9 @@ class RunFolder:
         if state is not None:
             self._compare(state, fixed)
         elif resume:
-            networks = [name for name in found if name.endswith(".pth") and "state" not in name]
+            networks = ", ".join(n for n in found if n.endswith(".pth") and "state" not in n)
             if networks:
-                names = ", ".join(networks)
-                raise ValueError(f"{self.path} holds {names}, but no good state.pth: {_ANEW}")
+                raise ValueError(f"{self.path} holds {networks}, but no good state.pth: {_ANEW}")
             print(f"{self.path} holds no state.pth to resume: starting from the beginning")
         return state
 
@@ -223,8 +223,7 @@ class RunFolder:
         self._held.close()
         if not isinstance(error, OSError | RuntimeError | MemoryError | ArithmeticError):
             return
-        kind, message, advice = type(error), str(error), "resume from it (--resume)"
-        advice = "run the same command again" if self.config.get("resume") else advice
+        kind, advice, message = type(error), self.again, str(error)
         if isinstance(error, FloatingPointError):
             advice = "resume with a lower learning rate"
         elif is_out_of_memory(error):

@@ -45,7 +45,7 @@ class Training:
         self.out_dir = Path(settings["out_dir"])
         self.device = choose_device(settings["device"], settings["deterministic"])
         self.bfloat16 = choose_bfloat16(self.device, settings["bfloat16"])
-        script = Path(inspect.currentframe().f_back.f_code.co_filename).name
+        script = Path(inspect.currentframe().f_back.f_code.co_filename).name  # the caller's
         config = {"script": script} | settings | {"bfloat16": self.bfloat16}
         self.folder = RunFolder(
             self.out_dir, config, (*fixed, "script"), settings["resume"], settings["overwrite"]
@@ -169,9 +169,7 @@ class Epoch:
         if training.stop.signal:
             training.folder.save()
             training.bar.close()
-            how = "continue with resume=True (--resume)"
-            how = "run the same command again" if training.settings["resume"] else how
-            print(f"saved: {how}, out_dir {training.out_dir}")
+            print(f"saved: {training.folder.again}, out_dir {training.out_dir}")
             sys.exit(128 + training.stop.signal)
 
     def log(self, losses: dict[str, torch.Tensor], **figures: float) -> None:
@@ -233,11 +231,10 @@ def _refuse_nonsense(settings: dict[str, Any]) -> None:
     """Raise `ValueError` for the first hyperparameter that is out of range for any script."""
     least = _LEAST | {"n_epochs": 0 if settings.get("n_epochs_gan") else 1}
     for name, value in settings.items():
+        if name.startswith("learning_rate") and not 0 < value < math.inf:
+            raise ValueError(f"{name} {value}: expected a number above 0")
         if name in least and value is not None and value < least[name]:
             raise ValueError(f"{name} {value}: expected {least[name]} or more")
-        is_finite = not isinstance(value, float) or math.isfinite(value)
-        if not is_finite or (name.startswith("learning_rate") and value <= 0):
-            raise ValueError(f"{name} {value}: expected a number, of a learning rate above 0")
 
 
 def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -33,7 +33,8 @@ def load(path: str | Path) -> dict[str, Any]:
     of reading and of memory as they are.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path}: there is no such file")
+        is_folder, absent = "this is a folder: name the .pth in it", "there is no such file"
+        raise ValueError(f"{path}: {is_folder if Path(path).is_dir() else absent}")
     try:
         _refuse_damage(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -51,7 +52,11 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def _refuse_damage(path: str | Path) -> None:
-    """Raise `ValueError` for wrong checksums, which torch does not look at."""
+    """Raise `ValueError` for wrong checksums, which torch does not look at, and a missing end."""
+    with Path(path).open("rb") as file:
+        beginning = file.read(4)
+    if beginning in (b"", b"PK\3\4") and not zipfile.is_zipfile(path):
+        raise ValueError(f"it is cut off, after {Path(path).stat().st_size:,} bytes")
     if zipfile.is_zipfile(path):  # torch's format before 1.6 is none, and has no checksums
         with zipfile.ZipFile(path) as zipped:
             if damaged := zipped.testzip():

@@ -26,7 +26,8 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
             device = torch.device("cpu")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'device is "{name}", expected "cuda:1", "cpu", ...: {error}') from None
+        why = str(error).partition("Expected one of")[0] or "no such kind"  # (a list of twenty)
+        raise ValueError(f'device is "{name}", expected auto, cuda, cuda:1, cpu: {why}') from None
     if device.type == "cuda":
         # Crops have one size: the fastest kernels are kept, but not the same ones each time.
         torch.backends.cudnn.benchmark = not deterministic

@@ -88,6 +88,13 @@ def compare(
             f"{photo} is taken for HR: scaled down to {w // 4}x{h // 4}, enlarged, and compared "
             "with itself (--is-lr enlarges the photo as it is)"
         )
+    size = tuple(4 * n for n in lr.shape[:2])
+    for top, left in crop_at:
+        if not (0 <= top <= size[0] - crop and 0 <= left <= size[1] - crop):
+            raise ValueError(
+                f"a crop of {crop} at {top}, {left} is not inside {photo}, {size[1]}x{size[0]} HR "
+                "pixels"
+            )
     where = choose_device(device)
     networks = [load_model(name, where) for name in models]
     results = []
@@ -102,14 +109,8 @@ def compare(
         results.append(Result("HR", hr, "PSNR-Y / SSIM-Y"))
     whole = results[-1].pixels
     if not crop_at:
-        crop = min(crop, *whole.shape[:2])
+        crop = min(crop, *size)
     places = crop_at or _places(lr, n_crops, crop)
-    for top, left in places:
-        if not (0 <= top <= whole.shape[0] - crop and 0 <= left <= whole.shape[1] - crop):
-            raise ValueError(
-                f"a crop of {crop} at {top}, {left} is not inside {photo}, "
-                f"{whole.shape[1]}x{whole.shape[0]} HR pixels"
-            )
     figure = draw(whole, results, list(places), crop)
     with written_whole(out) as temporary:
         figure.savefig(temporary, dpi=_DPI)

@@ -54,6 +54,8 @@ def export(
     writers = {".pth": checkpoint.save, ".safetensors": _save_safetensors, ".onnx": None}
     if out.suffix not in writers:
         raise ValueError(f"{out}: expected a name that ends in {', '.join(writers)}")
+    if str(model) == "bicubic":
+        raise ValueError("bicubic has no weights: name a checkpoint")
     refuse_to_replace([out], [model], overwrite)
     loaded = load_model(model, "cpu")
     if out.suffix == ".onnx":
@@ -65,7 +67,10 @@ def export(
         if published:
             if not isinstance(loaded.network, GeneratorRRDB):
                 raise ValueError(f"{model} is of {loaded.name}: only ESRGAN has public key names")
-            weights = to_published(loaded.network)
+            try:
+                weights = to_published(loaded.network)
+            except ValueError as error:
+                raise ValueError(f"{error} (--no-rrdb-conv-last)") from None
         writers[out.suffix](out, weights)
     print(f"{out}: {loaded.name}, {out.stat().st_size / 1e6:.1f} MB")
     return out

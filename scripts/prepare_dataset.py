@@ -39,7 +39,7 @@ from common.data.pairs import list_images
 from common.data.photos import read_image, write_image
 from common.data.resize import imresize
 from common.data.workers import in_processes
-from common.files import locked, remove_leftovers
+from common.files import locked, refuse_unwritable, remove_leftovers
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.inference.outputs import skipped_files
@@ -81,9 +81,9 @@ def prepare_dataset(
         processes: how many convert; None: one a processor; 0: this process alone.
         overwrite: make pairs anew that are there already.
     Raises:
-        FileNotFoundError, ValueError: there is no such folder, it holds no photos, two photos would
-            get the same name, photos would be overwritten, none could be read, or the seed is below
-            0.
+        OSError, ValueError: there is no such folder, it holds no photos, two photos would get the
+            same name, photos would be overwritten, none could be read, `out` is the folder of
+            photos or cannot be written to, or the seed is below 0.
     """
     if str(photos) == "builtin" and not photos.exists():
         from scripts.evidence import builtin_photos  # (which calls this)
@@ -94,7 +94,11 @@ def prepare_dataset(
         raise ValueError(f"{photos}: name the folder where the photos are to be laid out as well")
     if seed < 0:
         raise ValueError(f"the seed is {seed}, expected 0 or more")
+    if photos.is_file():
+        raise NotADirectoryError(f"{photos} is a file, expected a folder of photos")
     paths = list_images(photos)
+    if out.resolve() == photos.resolve():
+        raise ValueError(f"{out} is the folder of photos: name another for what is made of them")
     same = sorted({p.name for p in paths if sum(q.stem == p.stem for q in paths) > 1})
     if same:
         raise ValueError(f"{photos} holds photos of the same name, rename them: {', '.join(same)}")
@@ -115,6 +119,9 @@ def prepare_dataset(
         )
         for path in paths
     ]
+    if overwrite or not all(_is_there(j.hr_path) and _is_there(j.lr_path) for j in jobs):
+        for folder in (out, hr_folder, lr_folder):
+            refuse_unwritable(folder)
     with contextlib.ExitStack() as stack:
         lock = locked(out / f"DIV2K_{split}", f"prepares {hr_folder}")
         age = 0.0 if stack.enter_context(lock) else 3600.0

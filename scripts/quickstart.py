@@ -26,6 +26,7 @@ from common.data.pairs import list_pairs
 from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.device import choose_device
+from common.files import refuse_unwritable
 from common.measure.metrics import psnr_ssim_y
 from common.measure.pictures import busiest_crop, enlarge, grid
 from common.perceptual import weights_path
@@ -62,6 +63,7 @@ def quickstart(
     Raises:
         FileExistsError: `out_dir` holds files that are not of such a run.
     """
+    refuse_unwritable(out_dir)
     refuse_foreign_folder(out_dir, "config.json")
     began = time.perf_counter()
     where = choose_device(device)
@@ -86,7 +88,7 @@ def quickstart(
         steps_per_epoch=steps_per_epoch,
         out_dir=out_dir,
         device=str(where),
-        resume=out_dir.exists(),
+        resume=True,  # where there is a run
     )
 
     networks = {

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from common.data.photos import image_size
 from common.device import is_out_of_memory
-from common.files import remove_leftovers
+from common.files import refuse_unwritable, remove_leftovers
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.inference.jobs import Job, plan
@@ -81,6 +81,7 @@ def upscale(
     Raises:
         ValueError: an argument is out of range, an input is missing, two have one result, or a
             result would take a photo's place.
+        OSError: a folder of results cannot be written to.
     """
     if not 0 < scale <= _LARGEST_SCALE or samples < 0 or temperature < 0 or seed < 0:
         raise ValueError(
@@ -92,6 +93,9 @@ def upscale(
     if tile is not None and (tile < GRID or tile % GRID):
         raise ValueError(f"tile is {tile}, expected a multiple of {GRID}")
     jobs = plan(inputs, out, format, samples)
+    folders = {path.parent for job in jobs for path in job.results}
+    for folder in folders:
+        refuse_unwritable(folder)
     options = {"precision": precision, "backend": backend, "self_ensemble": self_ensemble}
     network = load_model(model, device, **options)
     if samples and not network.has_samples:
@@ -99,7 +103,7 @@ def upscale(
     if tile is not None:
         network.tile = tile
     settings = Settings(scale, samples, temperature, seed, quality, overwrite)
-    for folder in {path.parent for job in jobs for path in job.results}:
+    for folder in folders:
         remove_leftovers(folder)  # of runs that were killed
     n_done, sizes = 0, [_pixels(job.photo) for job in jobs]
     try:
@@ -107,8 +111,9 @@ def upscale(
             for job, n_pixels in zip(jobs, sizes, strict=True):
                 bar.set_postfix_str(job.photo.name, refresh=False)
                 before = bar.n
-                n_done += _try_to_enlarge(network, job, settings, bar)
-                bar.update(before + n_pixels - bar.n)
+                is_done = _try_to_enlarge(network, job, settings, bar)
+                n_done += is_done
+                bar.update(before + is_done * n_pixels - bar.n)
     finally:  # also at Ctrl-C
         print(f"{n_done} of {len(jobs)} photos enlarged: {out}")
     return len(jobs) - n_done
@@ -126,7 +131,8 @@ def _try_to_enlarge(network: Model, job: Job, settings: Settings, bar: tqdm) -> 
         return False
     if photo.pages > 1:
         which = f"page {photo.page + 1}, the largest," if photo.page else "the first"
-        bar.write(f"{job.photo}: {which} of {photo.pages} pages", file=sys.stderr)
+        parts = "pages" if job.photo.suffix.lower() in (".tif", ".tiff") else "frames"
+        bar.write(f"{job.photo}: {which} of {photo.pages} {parts}", file=sys.stderr)
     return True
 
 

@@ -85,7 +85,7 @@ def test_an_lr_photo_has_no_scores(photo, tmp_path, capsys):
         ({"names": ("a", "b")}, "a name for each"),
         ({"n_crops": 5}, "1 to 4 crops"),
         ({"out": Path("a.txt")}, r"a\.txt: expected a name that ends in"),
-        ({"crop_at": ((0, 180),)}, "is not inside"),
+        ({"crop_at": ((0, 180),), "models": ("none.pth",)}, "is not inside .* 188x100 HR"),
         ({"models": ("none.pth",)}, "there is no such file"),
     ],
 )

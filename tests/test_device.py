@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from common.device import choose_bfloat16, describe
+from common.device import choose_bfloat16, choose_device, describe
 from ESRGAN import train_esrgan as script
 
 CPU = torch.device("cpu")
@@ -23,6 +23,11 @@ CPU = torch.device("cpu")
 def test_cpus_with_instructions_for_bfloat16_have_it(monkeypatch, found, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     assert choose_bfloat16(CPU) is expected
+
+
+def test_names_that_are_wanted_are_few():
+    with pytest.raises(ValueError, match=r'"gpu", expected auto, cuda, cuda:1, cpu: no such kind$'):
+        choose_device("gpu")
 
 
 def test_an_older_torch_that_cannot_tell_has_none(monkeypatch):

@@ -12,6 +12,7 @@ from common.run.recipes import start_from
 from EDSR.dataset import crops_and_validation
 from EDSR.model import EDSR, from_weights
 from EDSR.train_edsr import train_edsr
+from ESRGAN.model import GeneratorRRDB
 from scripts.inference.models import load_model
 from tests.conftest import assert_moved_alike, rows_of, smooth_adam
 
@@ -113,6 +114,9 @@ def test_start_from_a_network_of_another_size_is_refused(tmp_path):
     checkpoint.save(tmp_path / "a.pth", EDSR(1, 8).state_dict())
     with pytest.raises(ValueError, match=r"a\.pth does not fit this network: body\.1\.body\.0"):
         start_from(EDSR(2, 8), tmp_path / "a.pth", ("tail.",))
+    checkpoint.save(tmp_path / "esrgan.pth", GeneratorRRDB(1, 8, 4).state_dict())
+    with pytest.raises(ValueError, match=r"does not fit .* 16 in all; found conv_first"):
+        start_from(EDSR(2, 8), tmp_path / "esrgan.pth", ("tail.",))
     broken = EDSR(2, 8).state_dict()
     broken["head.0.bias"][0] = torch.nan
     checkpoint.save(tmp_path / "b.pth", broken)

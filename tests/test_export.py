@@ -82,15 +82,23 @@ def test_published_names_load_in_spandrel(tmp_path):
 def test_what_cannot_be_exported_is_refused(tmp_path):
     checkpoint.save(tmp_path / "cvae.pth", CVAE(4, 32).state_dict())
     checkpoint.save(tmp_path / "a.pth", networks()["ESRGAN"].state_dict())
+    trained = {name: weight + 0.1 for name, weight in networks()["ESRGAN"].state_dict().items()}
+    checkpoint.save(tmp_path / "trained.pth", trained)
+    checkpoint.save(tmp_path / "empty.pth", {})
     for options, message in (
         ({"model": "cvae.pth", "out": "a.onnx"}, "there is no ONNX of it"),
         ({"model": "cvae.pth", "out": "b.pth", "published": True}, "only ESRGAN has public"),
         ({"model": "a.pth", "out": "a.onnx", "published": True}, "leave --published out"),
         ({"model": "a.pth", "out": "a.bin"}, "ends in .pth, .safetensors, .onnx"),
         ({"model": "none.pth", "out": "b.pth"}, "there is no such file"),
+        ({"model": "trained.pth", "out": "b.pth", "published": True}, "--no-rrdb-conv-last"),
+        ({"model": "empty.pth", "out": "b.pth"}, "no network that enlarges images: found nothing"),
     ):
         options = {k: tmp_path / v if isinstance(v, str) else v for k, v in options.items()}
         with pytest.raises(ValueError, match=message):
             export(**options)
+    with pytest.raises(ValueError, match="bicubic has no weights"):
+        export("bicubic", tmp_path / "b.pth")
+    assert not (tmp_path / "b.pth").exists()
     with pytest.raises(FileExistsError, match=r"cvae\.pth is there already"):
         export(tmp_path / "a.pth", tmp_path / "cvae.pth")

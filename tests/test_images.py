@@ -101,6 +101,8 @@ def test_size_is_found_without_decoding_the_pixels(tmp_path):
 def test_missing_file_and_folder_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.png: there is no such file"):
         read_image(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="a folder, expected a file"):
+        read_image(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         list_images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no images"):

@@ -94,6 +94,13 @@ def test_other_images_are_refused(esrgan, image):
         esrgan.upscale(image)
 
 
+def test_path_is_no_image(esrgan):
+    with pytest.raises(ValueError, match=r'is a path, expected .* Image\.open\("photo\.jpg"'):
+        esrgan.upscale("photo.jpg")
+    with pytest.raises(ValueError, match="found int, expected"):
+        esrgan.upscale(3)
+
+
 @pytest.mark.parametrize("name", ["CVAE", "SRVAE"])
 def test_samples_of_a_vae(name, tmp_path):
     checkpoint.save(tmp_path / "a.pth", make(name).state_dict())
@@ -196,11 +203,11 @@ def test_rrdb_network_of_another_scale_is_named(scale, tmp_path):
         (Discriminator(4).state_dict(), "no network that enlarges"),
         (Recognition(4, 32).state_dict(), "no network that enlarges"),
         ({"a": torch.zeros(1)}, "found weights with keys like a"),
-        ({}, "no network that enlarges"),
+        ({}, "no network that enlarges images: found nothing"),
         ({"fc_mu.weight": torch.zeros(2, 2)}, "no network that enlarges"),
         ({"fc_mu.weight": 3, "enc_conv1.0.weight": None}, "no network that enlarges"),
         ({"at": {}, "config": {}}, "what a run resumes from: take .* beside it"),
-        ({"progress": {}, "config": {}}, "what a run resumes from: take .* beside it"),
+        ({"progress": {}, "config": {}}, "what a run resumes from: take .*, edsr.pth, swinir.pth"),
         (CVAE(4, 32).state_dict() | {"fc_mu.bias": torch.zeros(3)}, "no network that enlarges"),
     ],
     ids=[
@@ -225,6 +232,26 @@ def test_other_checkpoints_are_refused(weights, message, tmp_path):
 class Malicious:
     def __reduce__(self):
         return exec, ("raise SystemExit('executed')",)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 5000, -10])
+def test_a_file_that_is_cut_off_is_named_as_such_with_its_size(n_bytes, tmp_path):
+    checkpoint.save(tmp_path / "a.pth", make("SRVAE").state_dict())
+    content = (tmp_path / "a.pth").read_bytes()[:n_bytes]
+    (tmp_path / "a.pth").write_bytes(content)
+    for load in (checkpoint.load, load_model):
+        with pytest.raises(ValueError, match=rf"it is cut off, after {len(content):,} bytes"):
+            load(tmp_path / "a.pth")
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"is damaged or .* \({len(content):,} bytes\)"):
+        load_model(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["run", "run.pth", "run.safetensors"])
+def test_a_folder_is_no_checkpoint(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=f"{name}: this is a folder: name the .pth in it"):
+        load_model(tmp_path / name, "cpu")
 
 
 def test_damaged_and_malicious_files_are_refused(tmp_path):

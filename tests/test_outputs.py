@@ -26,6 +26,7 @@ from scripts.inference.outputs import refuse_foreign_folder, refuse_to_replace
 from scripts.prepare_dataset import prepare_dataset
 from scripts.quickstart import quickstart
 from scripts.samples import samples
+from scripts.upscale import upscale
 from SRVAE.model import SRVAE
 from tests.conftest import SKIMAGE_DATA
 
@@ -89,6 +90,24 @@ def test_two_results_do_not_share_a_file_and_no_folder_is_replaced(tmp_path):
         refuse_to_replace([tmp_path / "a", None, tmp_path / "a"], [], True)
     with pytest.raises(FileExistsError, match="is there already"):
         refuse_to_replace([tmp_path], [], True)
+
+
+@pytest.mark.parametrize("name", [*writers(Path(), Path()), "prepare_dataset", "upscale"])
+def test_folder_that_cannot_be_written_to_is_refused_first(
+    name, photo, model, tmp_path, monkeypatch
+):
+    """(As root, who may write anywhere, tests run too.)"""
+    write = writers(photo, model) | {
+        "prepare_dataset": lambda out: prepare_dataset(photo.parent, out.parent, processes=0),
+        "upscale": lambda out: upscale((photo,), model=model, out=out.parent, device="cpu"),
+    }
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="file is no folder: choose another"):
+        write[name](tmp_path / "file" / "out.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="cannot be written to: choose another folder"):
+        write[name](tmp_path / "results" / "out.png")
+    assert not (tmp_path / "results").exists()
 
 
 def test_picture_of_samples_has_a_format(photo, model, tmp_path):

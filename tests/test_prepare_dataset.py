@@ -138,6 +138,15 @@ def test_photos_are_not_overwritten_by_results(photos, tmp_path):
     assert before.items() <= _contents(folder).items()
 
 
+def test_folder_of_photos_is_not_filled_with_results_and_a_file_is_named_as_such(photos):
+    before = _contents(photos)
+    with pytest.raises(ValueError, match="is the folder of photos: name another"):
+        prepare_dataset(photos, photos / ".", processes=0)
+    with pytest.raises(NotADirectoryError, match=r"notes\.txt is a file, expected a folder"):
+        prepare_dataset(photos / "notes.txt", photos / "out")
+    assert _contents(photos) == before
+
+
 def test_photo_whose_name_an_earlier_folder_has_taken_is_named_and_the_first_one_kept(
     tmp_path, capsys
 ):

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from common import checkpoint
 from common.data.photos import read_image
 from common.files import locked
-from common.run import training
+from common.run import log, training
 from common.run.folder import RunFolder
 from common.run.log import LossMeter
 from ESRGAN import train_esrgan as script
@@ -222,12 +223,12 @@ def test_state_of_an_earlier_version_is_named_as_such(dataset, broken):
     state = checkpoint.load(broken / "state.pth")
     del state["version"]
     checkpoint.save(broken / "state.pth", state)
-    with pytest.raises(ValueError, match=r"state of an earlier version .*--overwrite"):
+    with pytest.raises(ValueError, match=r"state of an earlier version: .*--overwrite"):
         resume(dataset, broken)
 
 
 def test_patience_is_counted_across_a_resume(dataset, tmp_path, monkeypatch):
-    settings = {"learning_rate": 0.0, "n_epochs": 50, "n_epochs_gan": 0, "patience": 3}
+    settings = {"learning_rate": 1e-30, "n_epochs": 50, "n_epochs_gan": 0, "patience": 3}
     stop_in_step(8, monkeypatch)
     with pytest.raises(SystemExit):
         train_esrgan(**dataset.folders(), **SMALL | settings, out_dir=tmp_path / "a")
@@ -367,6 +368,14 @@ def test_signal_while_saving_is_kept_for_later(dataset, tmp_path, monkeypatch):
         train_esrgan(**dataset.folders(), **SMALL, out_dir=tmp_path / "a")
     state = checkpoint.load(tmp_path / "a" / "state.pth")
     assert state["progress"]["epoch"] == 1 and len(rows_of(tmp_path / "a")) == 1
+
+
+def test_curves_of_one_epoch_have_whole_steps(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(log, "Figure", lambda **o: figures.append(Figure(**o)) or figures[0])
+    log.plot_curves(tmp_path / "a.png", [{"step": 2, "psnr_y": 30.0, "loss_a": 0.1}], 29.0)
+    for axes in figures[0].axes:
+        assert all(place == round(place) for place in axes.get_xticks())
 
 
 def test_promises_are_kept_by_tests_that_exist():

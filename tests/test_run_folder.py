@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from common import checkpoint
 from common.data import crops
 from common.run import training
+from EDSR.train_edsr import train_edsr
 from ESRGAN.train_esrgan import train_esrgan
 from scripts.benchmarks.stress import differences
 from tests.conftest import rows_of, stop_in_step
@@ -87,6 +89,59 @@ def test_overwrite_deletes_nothing_where_no_run_lies(dataset, tmp_path):
         assert (tmp_path / name).read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_run_of_another_script_is_neither_resumed_nor_deleted(dataset, copy, flag):
+    before = {path.name for path in copy.iterdir()}
+    message = r"copy holds a run of train_esrgan\.py, this is train_edsr\.py: choose.*--out-dir"
+    with pytest.raises(ValueError, match=message):
+        train_edsr(**dataset.folders(), out_dir=copy, device="cpu", **{flag: True})
+    assert {path.name for path in copy.iterdir()} == before
+
+
+def test_run_from_before_scripts_were_named_is_resumed(dataset, copy):
+    config = json.loads((copy / "config.json").read_text())
+    assert config.pop("script") == "train_esrgan.py"
+    (copy / "config.json").write_text(json.dumps(config))
+    state = checkpoint.load(copy / "state.pth")
+    del state["config"]["script"]
+    checkpoint.save(copy / "state.pth", state)
+    resume(dataset, copy, n_epochs_gan=2)
+    assert len(rows_of(copy)) == 4
+    assert json.loads((copy / "config.json").read_text())["script"] == "train_esrgan.py"
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+def test_folder_of_other_files_is_left_alone(dataset, tmp_path, flags):
+    (tmp_path / ".DS_Store").write_bytes(b"hidden")
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    settings = dataset.folders() | SMALL | {"n_epochs": 1, "n_epochs_gan": 0}
+    with pytest.raises(FileExistsError, match="holds other files and no run: choose an empty"):
+        train_esrgan(**settings, out_dir=tmp_path, **flags)
+    (tmp_path / "photo.jpg").unlink()
+    train_esrgan(**settings, out_dir=tmp_path, **flags)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"learning_rate": 0.0}, r"learning_rate 0\.0: expected a number above 0"),
+        ({"learning_rate_gan": -1e-4}, r"learning_rate_gan -0\.0001: expected a number"),
+        ({"learning_rate": float("inf")}, "learning_rate inf: expected a number"),
+        ({"n_epochs": 0, "n_epochs_gan": 0}, "n_epochs 0: expected 1 or more"),
+        ({"n_epochs": -1}, "n_epochs -1: expected 0 or more"),
+        ({"n_epochs_gan": -1}, "n_epochs_gan -1: expected 0 or more"),
+        ({"n_blocks": 0}, "n_blocks 0: expected 1 or more"),
+        ({"n_features": 0}, "n_features 0: expected 1 or more"),
+        ({"growth": -1}, "growth -1: expected 1 or more"),
+        ({"workers": -1}, "workers -1: expected 0 or more"),
+        ({"show_every": 0}, "show_every 0: expected 1 or more"),
+    ],
+)
+def test_nonsense_is_refused_before_photos_are_looked_for(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        train_esrgan(**SMALL | change, lr_folder="no", hr_folder="no", out_dir=tmp_path / "a")
+
+
 def test_weights_that_lie_in_the_folder_are_not_taken_for_the_psnr_stages(dataset, run, tmp_path):
     """A GAN stage of a run without a PSNR stage starts from its own weights."""
     settings = dataset.folders() | SMALL | {"n_epochs": 0}
@@ -144,6 +199,17 @@ def test_killed_loader_worker_is_named(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("ESRGAN.train_esrgan.update_ema", update_ema)
     with pytest.raises(ChildProcessError, match=r"process that cuts crops was killed.*workers"):
         train_esrgan(**dataset.folders(), **SMALL, out_dir=tmp_path / "a")
+
+
+def test_stopped_run_says_how_it_goes_on(dataset, tmp_path, monkeypatch, capsys):
+    for flags, how in (
+        ({"resume": False}, r"continue with resume=True \(--resume\)"),
+        ({"resume": True}, "run the same command again"),  # as scripts/quickstart.py has it
+    ):
+        stop_in_step(2, monkeypatch)
+        with pytest.raises(SystemExit):
+            resume(dataset, tmp_path / "a", **flags)
+        assert re.search(f"saved: {how}, out_dir", capsys.readouterr().out)
 
 
 def test_stopped_run_names_its_networks_once(dataset, tmp_path, monkeypatch):

@@ -171,7 +171,7 @@ def test_other_network_sizes_cannot_resume_a_run(dataset, run):
 
 
 def test_psnr_stage_ends_early_when_nothing_gets_better(dataset, tmp_path):
-    settings = SMALL | {"learning_rate": 0.0, "n_epochs": 50, "n_epochs_gan": 1, "patience": 2}
+    settings = SMALL | {"learning_rate": 1e-30, "n_epochs": 50, "n_epochs_gan": 1, "patience": 2}
     train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "e")
     assert [row["stage"] for row in rows_of(tmp_path / "e")] == ["psnr"] * 3 + ["gan"]
 
@@ -197,7 +197,8 @@ def test_training_can_start_from_published_weights(dataset, tmp_path):
     weights = published_weights()
     torch.save(weights, tmp_path / "published.pth")
     settings = SMALL | {"n_blocks": 2, "n_features": 16, "growth": 32, "n_epochs": 1}
-    settings |= {"n_epochs_gan": 0, "learning_rate": 0.0, "start_from": tmp_path / "published.pth"}
+    settings |= {"n_epochs_gan": 0, "learning_rate": 1e-30}
+    settings["start_from"] = tmp_path / "published.pth"
     run = train_esrgan(**dataset.folders(), **settings, out_dir=tmp_path / "h")
     expected = load_published(weights).state_dict()
     trained = checkpoint.load(run / "generator.pth")

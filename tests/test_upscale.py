@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 from common import checkpoint
 from common.data.photos import image_size, read_image, write_image
 from common.data.resize import imresize
+from common.progress import progress_bar
 from common.run.flags import command_line
 from ESRGAN.model import GeneratorRRDB
 from scripts import upscale
@@ -254,6 +255,17 @@ def test_nothing_is_overwritten(tmp_path, capsys):
         run(tmp_path / "in", out=tmp_path / "in", overwrite=True)
 
 
+def test_bar_shows_what_was_enlarged(tmp_path, monkeypatch):
+    bars = []
+    show = lambda **options: bars.append(progress_bar(**options)) or bars[0]  # noqa: E731
+    monkeypatch.setattr(upscale, "progress_bar", show)
+    write_image(tmp_path / "in" / "a.png", PHOTO)
+    write_image(tmp_path / "in" / "b.png", PHOTO[:5])
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    assert run(tmp_path / "in", out=tmp_path / "out") == 1
+    assert (bars[0].n, bars[0].total) == (5 * 48, 41 * 48)
+
+
 def test_one_photo_to_one_file(tmp_path):
     write_image(tmp_path / "a.png", PHOTO)
     assert run(tmp_path / "a.png", out=tmp_path / "new" / "b.webp") == 0
@@ -456,7 +468,7 @@ def test_of_an_animation_the_first_frame_is_enlarged_and_that_is_said(name, tmp_
     frames = [Image.fromarray(PHOTO + 40 * i) for i in range(3)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=100)
     assert run(tmp_path / name, out=tmp_path / "out") == 0
-    assert f"{name}: the first of 3 pages" in capsys.readouterr().err
+    assert f"{name}: the first of 3 frames" in capsys.readouterr().err
 
 
 def test_a_photo_that_memory_is_too_small_for_is_named_and_the_others_are_enlarged(

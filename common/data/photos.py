@@ -116,7 +116,8 @@ def require_file(path: str | Path) -> None:
     """Raise `ValueError` unless `path` is a file: to open a pipe would wait for ever."""
     path = Path(path)
     if not path.is_file():
-        reason = "no file, but a folder or a pipe" if path.exists() else "there is no such file"
+        found = "a folder" if path.is_dir() else "a pipe or a device"
+        reason = f"{found}, expected a file" if path.exists() else "there is no such file"
         raise ValueError(f"{path}: {reason}")
 
 

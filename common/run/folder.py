@@ -23,8 +23,8 @@ _CONFIG = "config.json"
 _SIGNS = ("*.pth", _CONFIG, "log.csv", "curves.png", "samples")  # of a run
 _TAKE_MEMORY = ("batch_size", "patch_size", "lr_size", "hr_size", "n_features", "n_blocks")
 _TAKE_MEMORY += ("discriminator_features", "valid_crop")
-_ELSEWHERE = "write elsewhere (out_dir=..., --out-dir ...)"
-_ANEW = "delete it and start anew (overwrite=True, --overwrite)"
+_ELSEWHERE = "choose an empty or new folder (out_dir=..., --out-dir ...)"
+_ANEW = f"{_ELSEWHERE}, or delete it and start anew (overwrite=True, --overwrite)"
 
 
 class RunFolder:
@@ -33,12 +33,13 @@ class RunFolder:
     `state.pth` is the run: it is written whole, and the one before it is kept as
     `state_previous.pth`; from either a run continues to the same bits. In a `with` block the folder
     belongs to this process, and errors name the last good state. `config` are the hyperparameters;
-    those named in `fixed` cannot change when a run is resumed. `progress` and `rows` say how far
-    the run is.
+    those named in `fixed` cannot change when a run is resumed, and "script" never. `progress` and
+    `rows` say how far the run is.
 
     Raises `BlockingIOError` when another process writes to the folder; `FileExistsError` when an
-    earlier run lies there and neither `resume` nor `overwrite` is set; `ValueError` when both are,
-    when a fixed hyperparameter differs, or no state is left to continue from.
+    earlier run lies there and neither `resume` nor `overwrite` is set, or other files and no run;
+    `ValueError` when both are, when the run is another script's, when a fixed hyperparameter
+    differs, or no state is left to continue from.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class RunFolder:
     ):
         if resume and overwrite:
             raise ValueError("resume and overwrite exclude each other: choose one")
-        self.path, self.overwrite = path, overwrite
+        self.path, self.overwrite, self.again = path, overwrite, "run the same command again"
+        if not resume:
+            self.again = "continue with resume=True (--resume)"
         config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in config.items()}
         versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
         self.config = config | versions | {"processes": processes.count()}
@@ -74,21 +77,23 @@ class RunFolder:
     def _earlier_state(self, fixed: tuple[str, ...], resume: bool) -> dict[str, Any] | None:
         found = [file.name for sign in _SIGNS for file in sorted(self.path.glob(sign))]
         found = [name for name in found if name[0] != "."]  # a killed process was writing those
+        if not found and any(file.name[0] != "." for file in self.path.iterdir()):
+            raise FileExistsError(f"{self.path} holds other files and no run: {_ELSEWHERE}")
+        script = self.config.get("script")
+        if (other := self._earlier_config().get("script", script)) != script:
+            raise ValueError(f"{self.path} holds a run of {other}, this is {script}: {_ELSEWHERE}")
         if found and not (resume or self.overwrite):
             raise FileExistsError(
                 f"{self.path} holds an earlier run ({', '.join(found)}): continue it (resume=True, "
-                f"--resume), {_ELSEWHERE}, or {_ANEW}"
+                f"--resume), {_ANEW}"
             )
         state = self._last_state() if resume else None
         if state is not None:
             self._compare(state, fixed)
         elif resume:
-            networks = [name for name in found if name.endswith(".pth") and "state" not in name]
+            networks = ", ".join(n for n in found if n.endswith(".pth") and "state" not in n)
             if networks:
-                raise ValueError(
-                    f"{self.path} holds {', '.join(networks)}, but no good state.pth to resume: "
-                    f"{_ELSEWHERE}, or {_ANEW}"
-                )
+                raise ValueError(f"{self.path} holds {networks}, but no good state.pth: {_ANEW}")
             print(f"{self.path} holds no state.pth to resume: starting from the beginning")
         return state
 
@@ -104,10 +109,7 @@ class RunFolder:
                 path.replace(path.with_name(f"damaged_{path.name}"))
                 continue
             if state.get("version") != _VERSION:
-                raise ValueError(
-                    f"{path} is the state of an earlier version of this script: {_ELSEWHERE}, or "
-                    f"{_ANEW}"
-                )
+                raise ValueError(f"{path} is the state of an earlier version: {_ANEW}")
             if path.name != _STATES[0]:
                 print(f"continuing from the last good checkpoint, {path}: {_place(state)}")
             return state
@@ -180,10 +182,15 @@ class RunFolder:
             content = json.dumps(self.config | more, indent=2)
             temporary.write_text(content + "\n", encoding="utf-8")
 
+    def _earlier_config(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return dict(json.loads((self.path / _CONFIG).read_text(encoding="utf-8")))
+        return {}
+
     def _delete_run(self) -> None:
         """Delete the files that a run has written, and nothing else that lies beside them."""
-        with contextlib.suppress(OSError, ValueError, KeyError):  # no config.json: no run
-            networks = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))["networks"]
+        with contextlib.suppress(OSError, KeyError):  # no config.json: no run
+            networks = self._earlier_config()["networks"]
             names = [*_STATES, *(f"damaged_{state}" for state in _STATES), "log.csv", "curves.png"]
             for name in (*names, *(f"{network}.pth" for network in networks), _CONFIG):
                 (self.path / name).unlink(missing_ok=True)
@@ -217,7 +224,7 @@ class RunFolder:
         self._held.close()
         if not isinstance(error, OSError | RuntimeError | MemoryError | ArithmeticError):
             return
-        kind, advice, message = type(error), "resume from it (--resume)", str(error)
+        kind, advice, message = type(error), self.again, str(error)
         if isinstance(error, FloatingPointError):
             advice = "resume with a lower learning rate"
         elif is_out_of_memory(error):

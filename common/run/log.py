@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from torch import nn
 
 from common.data.crops import crops_of_step
@@ -118,6 +118,7 @@ def _plot(axes: Any, title: str, rows: list[dict[str, Any]], labels: dict[str, s
         axes.plot(*zip(*points, strict=True), marker=".", label=label)
     axes.set(xlabel="step")
     axes.set_title(title, y=1)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
     axes.grid(alpha=0.3)
     axes.legend()

@@ -42,7 +42,8 @@ def start_from(network: nn.Module, path: Path, tail: tuple[str, ...]) -> None:
     buffers = {name for name, _ in network.named_buffers()}
     left = [k for k in own if k not in weights and k not in buffers]
     if others := [k for k in left if not k.startswith(tail)]:
-        raise ValueError(f"{path} does not fit this network: {others[0]}, {len(others)} in all")
+        misfit = f"{others[0]}, {len(others)} in all; found {', '.join(list(found)[:2])}, ..."
+        raise ValueError(f"{path} does not fit this network: {misfit}")
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError(f"{path} holds weights that are not finite: its training has failed")
     network.load_state_dict(own | weights)

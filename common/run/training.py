@@ -5,6 +5,8 @@ A run that is stopped or killed and then resumed takes the same steps, to the bi
 """
 
 import contextlib
+import inspect
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,10 @@ from common.run.folder import RunFolder
 from common.run.log import LossMeter, plot_curves, write_log
 from common.run.stop import StopSignal
 
+_LEAST = dict.fromkeys(("seed", "workers", "n_epochs_gan", "patience"), 0)
+_LEAST |= dict.fromkeys(("n_valid", "valid_crop", "patch_size", "batch_size", "show_every"), 1)
+_LEAST |= dict.fromkeys(("n_blocks", "n_features", "growth", "steps_per_epoch"), 1)
+
 
 class Training:
     """A run: its folder, its device, and what is trained.
@@ -35,16 +41,14 @@ class Training:
 
     def __init__(self, settings: dict[str, Any], fixed: tuple[str, ...]):
         self.settings = settings
-        counts = {name: settings[name] for name in ("batch_size", "n_valid", "steps_per_epoch")}
-        if settings["seed"] < 0 or any(n is not None and n < 1 for n in counts.values()):
-            named = ", ".join(f"{k} {v}" for k, v in {"seed": settings["seed"], **counts}.items())
-            raise ValueError(f"{named}: expected seed 0 or more, the others 1 or more")
+        _refuse_nonsense(settings)
         self.out_dir = Path(settings["out_dir"])
         self.device = choose_device(settings["device"], settings["deterministic"])
         self.bfloat16 = choose_bfloat16(self.device, settings["bfloat16"])
-        config = settings | {"bfloat16": self.bfloat16}
+        script = Path(inspect.currentframe().f_back.f_code.co_filename).name  # the caller's
+        config = {"script": script} | settings | {"bfloat16": self.bfloat16}
         self.folder = RunFolder(
-            self.out_dir, config, fixed, settings["resume"], settings["overwrite"]
+            self.out_dir, config, (*fixed, "script"), settings["resume"], settings["overwrite"]
         )
         self.progress, self.rows = self.folder.progress, self.folder.rows
         self.write = self.folder.write_networks  # NAME.pth of each
@@ -166,7 +170,7 @@ class Epoch:
         if training.stop.signal:
             training.folder.save()
             training.bar.close()
-            print(f"saved: continue with resume=True (--resume), out_dir {training.out_dir}")
+            print(f"saved: {training.folder.again}, out_dir {training.out_dir}")
             sys.exit(128 + training.stop.signal)
 
     def log(self, losses: dict[str, torch.Tensor], **figures: float) -> None:
@@ -222,6 +226,16 @@ class Epoch:
         training.write(networks | best if self.is_best else networks)
         training.meter.restart()
         training.folder.save()
+
+
+def _refuse_nonsense(settings: dict[str, Any]) -> None:
+    """Raise `ValueError` for the first hyperparameter that is out of range for any script."""
+    least = _LEAST | {"n_epochs": 0 if settings.get("n_epochs_gan") else 1}
+    for name, value in settings.items():
+        if name.startswith("learning_rate") and not 0 < value < math.inf:
+            raise ValueError(f"{name} {value}: expected a number above 0")
+        if name in least and value is not None and value < least[name]:
+            raise ValueError(f"{name} {value}: expected {least[name]} or more")
 
 
 def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:

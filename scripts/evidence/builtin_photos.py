@@ -6,7 +6,7 @@ from typing import Literal
 import skimage
 
 from common.data.photos import read_image, write_image
-from common.files import remove_leftovers
+from common.files import refuse_unwritable, remove_leftovers
 from scripts import prepare_dataset
 
 FOLDER = Path(__file__).resolve().parents[2] / "div2k" / "builtin"
@@ -51,6 +51,7 @@ def builtin_photos(
         for name in names:
             path = photos / Path(name).with_suffix(".png").name
             if not path.exists():
+                refuse_unwritable(photos)
                 write_image(path, read_image(source / name))
         hr, lr = prepare_dataset.prepare_dataset(photos, out, split=split, degradation=degradation)
         folders += [lr, hr]

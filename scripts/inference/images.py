@@ -1,5 +1,6 @@
 """Images in the forms that users have them in: PIL images, arrays and tensors."""
 
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +21,8 @@ def to_batch(image: AnyImage) -> torch.Tensor:
     Raises:
         ValueError: it is none of these, or has transparent parts.
     """
+    if isinstance(image, str | Path):
+        raise ValueError(f'{image} is a path, expected an image: Image.open("{image}"), of PIL')
     if isinstance(image, Image.Image):
         if image.has_transparency_data:
             raise ValueError(
@@ -36,9 +39,11 @@ def to_batch(image: AnyImage) -> torch.Tensor:
         batch = image[None] if image.ndim == 3 else image
         if batch.ndim == 4 and batch.shape[1] == 3:
             return _within_range(batch.float())
-    shape, kind = tuple(getattr(image, "shape", ())), getattr(image, "dtype", "")
+    found = type(image).__name__
+    if isinstance(image, np.ndarray | torch.Tensor):
+        found += f" {tuple(image.shape)} {image.dtype}"
     raise ValueError(
-        f"found {type(image).__name__} {shape} {kind}, expected a PIL image, an array (H, W, 3) of "
+        f"found {found}, expected a PIL image, an array (H, W, 3) of "
         "uint8, uint16 or float, or a tensor (3, H, W) or (N, 3, H, W) of float"
     )
 

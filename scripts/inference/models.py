@@ -223,7 +223,7 @@ def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
     if "config" in content and ("progress" in content or "at" in content):
         raise ValueError(
             f"{path} is what a run resumes from: take one of the .pth files beside it, as "
-            "generator.pth, G_LR2HR.pth, cvae.pth or srvae.pth"
+            "generator.pth, edsr.pth, swinir.pth, G_LR2HR.pth, cvae.pth or srvae.pth"
         )
     found, errors, others = {}, [], []
     for place, weights in state_dicts(content).items():
@@ -239,7 +239,8 @@ def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
     if len(found) > 1:
         raise ValueError(f"{path} holds several networks: save one of {', '.join(found)} by itself")
     if not found:
-        reason = [*errors, *others, f"found {', '.join(map(str, list(content)[:3]))}"][0]
+        keys = ", ".join(map(str, list(content)[:3])) or "nothing"
+        reason = [*errors, *others, f"found {keys}"][0]
         raise ValueError(f"{path} holds no network that enlarges images: {one_line(reason)}")
     ((name, network),) = found.values()
     tensors = (value for value in network.state_dict().values() if torch.is_tensor(value))

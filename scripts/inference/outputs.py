@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.data.pairs import SUFFIXES
+from common.files import refuse_unwritable
 
 
 def refuse_to_replace(
@@ -16,12 +17,14 @@ def refuse_to_replace(
     Raises:
         FileExistsError: one is there already, and `overwrite` is not set.
         ValueError: one is an input, or another output as well; that is never right.
+        OSError: a folder cannot be written to.
     """
     paths = [path for path in outputs if path is not None]
     if len({path.absolute() for path in paths}) < len(paths):
         raise ValueError(f"one file for two results: {', '.join(map(str, paths))}")
     read = [Path(path) for path in inputs if Path(path).exists()]
     for path in paths:
+        refuse_unwritable(path.parent)
         if not path.exists():
             continue
         if any(path.samefile(other) for other in read):

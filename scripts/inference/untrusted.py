@@ -64,7 +64,10 @@ def refuse_bombs(path: str | Path) -> None:
     """
     path = Path(path)
     with path.open("rb") as stream:
-        is_zip = stream.read(4) == b"PK\3\4"  # as torch decides, whatever may follow
+        beginning = stream.read(4)
+    is_zip = beginning == b"PK\3\4"  # as torch decides, whatever may follow
+    if not beginning or (is_zip and not zipfile.is_zipfile(path)):
+        raise ValueError(f"it is cut off, after {path.stat().st_size:,} bytes")
     if is_zip:
         with zipfile.ZipFile(path) as zipped:
             members = zipped.infolist()
@@ -79,7 +82,7 @@ def refuse_bombs(path: str | Path) -> None:
                 if member.filename.endswith("/data.pkl"):
                     with zipped.open(member) as stream:
                         _refuse_other_names(stream, 1)
-    elif path.stat().st_size and tarfile.is_tarfile(path):
+    elif tarfile.is_tarfile(path):
         raise ValueError("it is of torch's .tar format from before 2017, in which code can hide")
     else:
         with path.open("rb") as stream:

@@ -48,14 +48,15 @@ def load_weights(path: Path) -> dict:
     Raises:
         ValueError: it is missing, damaged, or asks for more memory than it holds.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" or not path.is_file():
         return load_foreign(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no file of safetensors: {error}") from error
+        size = f"{path.stat().st_size:,} bytes"
+        raise ValueError(
+            f"{path} is damaged or no file of safetensors ({size}): {error}"
+        ) from error
 
 
 def state_dicts(content: dict) -> dict[str, dict[str, torch.Tensor]]:

@@ -34,46 +34,17 @@ from torch.nn import functional
 from common import checkpoint
 from common.measure.validation import Degradation
 from common.perceptual import PerceptualNetwork, perceptual_features
-from common.processes import batch_mean
 from common.run.flags import command_line
 from common.run.recipes import learning_rate_at, update_ema
 from common.run.training import Training
 from ESRGAN.dataset import crops_and_validation
+from ESRGAN.losses import GAN_LOSSES, color_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, set_weights
 from ESRGAN.real import UNetDiscriminator, sharpen
 
 FOLDER = Path(__file__).resolve().parent
 FIXED = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator")
 FIXED += ("discriminator_features", "patch_size", "steps_per_epoch", "seed")
-
-
-def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
-    """Return the relativistic average GAN loss (eq. 1 and 2), its two terms averaged.
-
-    -1/2 E[log sigmoid(w - E[l])] - 1/2 E[log(1 - sigmoid(l - E[w]))] for logits w that should be
-    above the logits l: real above fake for the discriminator, fake above real for the generator.
-
-    Args:
-        winner, loser: logits (N, 1), of any precision.
-    """
-    winner, loser = winner.float(), loser.float()  # as their differences are small
-    above, below = winner - batch_mean(loser), loser - batch_mean(winner)
-    return (functional.softplus(-above).mean() + functional.softplus(below).mean()) / 2
-
-
-def relativistic_losses(real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the generator's and the discriminator's `relativistic_loss` (paper)."""
-    return relativistic_loss(fake, real.detach()), relativistic_loss(real, fake)
-
-
-def vanilla_losses(real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return -E[log sigmoid(f)], and -E[log sigmoid(r)] - E[log(1 - sigmoid(f))], of logits."""
-    real, fake = real.float(), fake.float()
-    softplus = functional.softplus
-    return softplus(-fake).mean(), softplus(-real).mean() + softplus(fake).mean()
-
-
-GAN_LOSSES = {"relativistic": relativistic_losses, "vanilla": vanilla_losses}
 
 
 def train_esrgan(
@@ -99,11 +70,12 @@ def train_esrgan(
     discriminator_features: int = 64,  # channels of its first layers (authors' code)
     nearest_start: bool = False,  # starts as nearest-neighbour enlargement: for short trainings
     start_from: Path | None = None,  # generator .pth to begin with, ours or a published one
-    # loss of the GAN stage; the PSNR stage has L1 alone
+    # loss of the GAN stage; the PSNR stage has L1 alone, and color_weight
     perceptual_weight: float = 1.0,  # VGG19 features (paper); 0: no VGG19 needed
     gan_weight: float = 5e-3,  # (paper)
     gan_loss: Literal["relativistic", "vanilla"] = "relativistic",  # relativistic average (paper)
     pixel_weight: float = 1e-2,  # L1 (paper)
+    color_weight: float = 0.0,  # L1 of SR's and LR's mean colours (not in papers)
     sharpen_targets: bool = False,  # of the perceptual and the pixel loss (Real-ESRGAN)
     perceptual_network: PerceptualNetwork = "vgg19",  # efficientnet_lite0: a package of 18 MB
     vgg_weights: Path | None = None,  # file of torchvision's VGG19 weights; None: downloaded
@@ -194,12 +166,17 @@ def train_esrgan(
                 rate = learning_rate_at(step / n_steps, learning_rate, milestones)
                 optimizer_g.param_groups[0]["lr"] = rate
                 with training.autocast():
-                    loss = functional.l1_loss(generator(lr), hr)
+                    sr = generator(lr)
+                    losses = {"pixel": functional.l1_loss(sr, hr)}
+                    loss = losses["pixel"]
+                    if color_weight:
+                        losses["color"] = color_loss(sr, lr)
+                        loss = loss + color_weight * losses["color"]
                 optimizer_g.zero_grad()
                 loss.backward()
                 optimizer_g.step()
                 update_ema(average, generator, ema_decay, step)
-                epoch.log({"pixel": loss}, learning_rate=rate)
+                epoch.log(losses, learning_rate=rate)
 
             epoch.validate(average)
             epoch.save({"generator": average}, best={"generator_psnr": average})
@@ -226,6 +203,9 @@ def train_esrgan(
                     losses = {"pixel": functional.l1_loss(image, target)}
                     losses |= {"gan": for_generator, "discriminator": for_judge}
                     loss = gan_weight * losses["gan"] + pixel_weight * losses["pixel"]
+                    if color_weight:
+                        losses["color"] = color_loss(image, lr)
+                        loss = loss + color_weight * losses["color"]
                     if features:
                         losses["perceptual"] = features.distance(image, target)
                         loss = perceptual_weight * losses["perceptual"] + loss

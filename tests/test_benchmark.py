@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from common.device import choose_bfloat16
+from ESRGAN.losses import relativistic_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB
-from ESRGAN.train_esrgan import relativistic_loss
 from scripts.benchmarks import benchmark, swinir
 from scripts.benchmarks.measuring import Side, measure, peak_memory
 from scripts.benchmarks.memory import train_two_steps

@@ -19,8 +19,9 @@ from common.data.photos import read_image
 from common.run import training
 from common.run.recipes import learning_rate_at
 from ESRGAN import train_esrgan as script
+from ESRGAN.losses import relativistic_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
-from ESRGAN.train_esrgan import relativistic_loss, train_esrgan
+from ESRGAN.train_esrgan import train_esrgan
 from tests.conftest import rows_of, same_weights, stop_in_step
 from tests.test_esrgan_model import published_weights
 

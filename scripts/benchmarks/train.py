@@ -15,8 +15,8 @@ from common.data.crops import PairedCrops, batches, to_device
 from common.device import prepare_network
 from common.perceptual import VGG19Features
 from common.run.recipes import update_ema
+from ESRGAN.losses import relativistic_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB
-from ESRGAN.train_esrgan import relativistic_loss
 from scripts.benchmarks.data import DecodedCrops, Pairs
 
 # Of the perceptual, the adversarial and the pixel loss, as train_esrgan.py has them.

@@ -105,8 +105,13 @@ def same_weights(a: Path, b: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Send SIGTERM in a training's step `number`; the list grows with each step."""
+def stop_in_step(
+    number: int, monkeypatch: pytest.MonkeyPatch, mover: object = training
+) -> list[int]:
+    """Send SIGTERM in a training's step `number`; the list grows with each step.
+
+    `mover` has the `to_device` that each step calls.
+    """
     steps: list[int] = []
 
     def to_device(*args):
@@ -115,8 +120,8 @@ def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             signal.raise_signal(signal.SIGTERM)
         return original(*args)
 
-    original = training.to_device
-    monkeypatch.setattr(training, "to_device", to_device)
+    original = mover.to_device
+    monkeypatch.setattr(mover, "to_device", to_device)
     return steps
 
 

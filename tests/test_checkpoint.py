@@ -132,6 +132,27 @@ def test_features_are_torchvisions_conv5_4_before_the_activation(vgg_file):
     assert not any(p.requires_grad for p in ours.parameters())
 
 
+def test_distance_at_five_depths_is_real_esrgans(vgg_file):
+    """conv1_2, 2_2, 3_4, 4_4 and 5_4 before their ReLU, with the weights .1 .1 1 1 1."""
+    features = make_layers(cfgs["E"])
+    weights = checkpoint.load(vgg_file)
+    features.load_state_dict({key.removeprefix("features."): w for key, w in weights.items()})
+    convolutions = [layer for layer in features if isinstance(layer, nn.Conv2d)]
+    found: list[torch.Tensor] = []
+    for k in (1, 3, 7, 11, 15):  # 2 + 2 + 4 + 4 + 4 convolutions: the last of each block
+        convolutions[k].register_forward_hook(lambda *args: found.append(args[2].clone()))
+    a, b = torch.rand(2, 1, 3, 32, 32)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        features((torch.cat((a, b)) - mean) / std)
+    terms = [(x[0] - x[1]).abs().mean() for x in found]
+    expected = 0.1 * terms[0] + 0.1 * terms[1] + terms[2] + terms[3] + terms[4]
+    torch.testing.assert_close(
+        vgg.perceptual_features("vgg19_five", vgg_file).distance(a, b), expected
+    )
+
+
 def test_gradient_of_the_features_reaches_the_image(vgg_file):
     image = torch.rand(1, 3, 32, 32, requires_grad=True)
     VGG19Features(vgg_file)(image).abs().mean().backward()

@@ -10,17 +10,21 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 from common import checkpoint
+from common.data.crops import DegradedCrops
 from common.data.photos import read_image
 from common.run import training
 from common.run.recipes import learning_rate_at
 from ESRGAN import train_esrgan as script
-from ESRGAN.losses import relativistic_loss
+from ESRGAN.losses import color_loss, relativistic_loss, vanilla_losses
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
+from ESRGAN.real import UNetDiscriminator, sharpen
 from ESRGAN.train_esrgan import train_esrgan
 from tests.conftest import rows_of, same_weights, stop_in_step
 from tests.test_esrgan_model import published_weights
@@ -376,3 +380,68 @@ def test_compiled_networks_train_like_others(dataset, run, tmp_path, monkeypatch
         ours, expected = (checkpoint.load(folder / name) for folder in (tmp_path / "t", run))
         for key in expected:
             torch.testing.assert_close(ours[key], expected[key], rtol=1e-3, atol=1e-4)
+
+
+def test_unet_discriminator_is_the_published_one():
+    network = UNetDiscriminator()
+    assert sum(p.numel() for p in network.parameters()) == 4_376_897  # of the authors' code
+    assert network(torch.rand(1, 3, 16, 24)).shape == (1, 1, 16, 24)
+    # spectral norm: the largest singular value of each weight, as a matrix, is 1
+    small = UNetDiscriminator(4)
+    for _ in range(50):  # of the power iteration
+        small(torch.rand(1, 3, 16, 16))
+    for layer in (small.conv1, small.conv5, small.conv8):
+        largest = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
+        assert largest.item() == pytest.approx(1, abs=0.02) and layer.bias is None
+
+
+def test_vanilla_losses_are_binary_cross_entropy():
+    real, fake = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
+    bce = functional.binary_cross_entropy_with_logits
+    ones, zeros = torch.ones_like(real), torch.zeros_like(real)
+    for_generator, for_discriminator = vanilla_losses(real, fake)
+    torch.testing.assert_close(for_generator, bce(fake, ones))
+    torch.testing.assert_close(for_discriminator, bce(real, ones) + bce(fake, zeros))
+
+
+def test_sharpened_target_is_unsharp_masking_written_out_with_scipy():
+    image = torch.rand(1, 3, 60, 70).round()  # squares of black and white, as a hard case
+
+    def blur(x):
+        return ndimage.gaussian_filter(x, 8.0, mode="mirror", radius=25)
+
+    for channel, sharpened in zip(image[0].numpy(), sharpen(image)[0], strict=True):
+        lost = channel - blur(channel)
+        mask = blur((abs(lost) > 10 / 255).astype(float))
+        raised = (channel + 0.5 * lost).clip(0, 1)
+        expected = mask * raised + (1 - mask) * channel
+        np.testing.assert_allclose(sharpened, expected, atol=1e-5)
+    flat = torch.full((1, 3, 60, 60), 0.4)
+    torch.testing.assert_close(sharpen(flat), flat)
+
+
+def test_color_loss_sees_a_shift_and_no_detail():
+    lr = torch.rand(1, 3, 16, 16)
+    sr = functional.interpolate(lr, scale_factor=4, mode="nearest")
+    assert color_loss(sr, lr).item() == pytest.approx(0, abs=1e-6)
+    assert color_loss(sr + 0.02, lr).item() == pytest.approx(0.02, abs=1e-6)
+    pattern = torch.tensor([0.1, -0.1]).repeat(32)  # a grid, whose mean is 0
+    assert color_loss(sr + pattern, lr).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_real_recipe_trains_on_hr_alone_and_resumes_to_the_bit(
+    large_dataset, tmp_path, monkeypatch
+):
+    settings = SMALL | {"degradation": "second_order", "discriminator": "unet"}
+    settings |= {"gan_loss": "vanilla", "sharpen_targets": True, "color_weight": 1.0}
+    settings |= {"n_epochs": 1, "n_epochs_gan": 1, "patch_size": 32}
+    settings |= {"hr_folder": large_dataset.hr, "valid_hr_folder": large_dataset.valid_hr}
+    train_esrgan(**settings, out_dir=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_in_step(5, patch, DegradedCrops)
+        train_esrgan(**settings, out_dir=tmp_path / "half")
+    train_esrgan(**settings | {"workers": 1}, out_dir=tmp_path / "half", resume=True)
+    for name in ("generator.pth", "discriminator.pth"):
+        assert same_weights(tmp_path / "whole" / name, tmp_path / "half" / name)
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "half")
+    assert "loss_color" in rows_of(tmp_path / "half")[0]

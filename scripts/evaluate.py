@@ -34,6 +34,7 @@ from common.measure.metrics import lr_psnr, luma, psnr, ssim
 from common.progress import progress_bar
 from common.run.flags import command_line
 from common.run.log import write_log
+from scripts.inference import named
 from scripts.inference.figures import (
     PeakMemory,
     diversity,
@@ -98,6 +99,9 @@ def evaluate(
         ValueError: a checkpoint or photo cannot be read, or LR and HR do not belong together.
         OSError: a file to be written is there already or cannot be written, or no folder is there.
     """
+    if models == ("list",):
+        print(named.listing())
+        return []
     if not models or n_samples < 0 or n_samples == 1 or batch_pixels < 1:
         raise ValueError(
             f"{len(models)} models, n_samples {n_samples}, batch_pixels {batch_pixels}: expected "

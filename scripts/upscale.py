@@ -1,12 +1,15 @@
 """Enlarge photos with any checkpoint: files and folders, of any size and kind.
 
+    python scripts/upscale.py PHOTO.jpg
     python scripts/upscale.py PHOTO.jpg -m ESRGAN/runs/default/generator.pth -o OUT
     python scripts/upscale.py FOLDER -m cvae.pth -o OUT --samples 4
     python scripts/upscale.py FOLDER -m bicubic -o OUT --scale 2 --format png
+    python scripts/upscale.py -m list
 
-OUT gets the photos' names, and a folder's subfolders. Kept are gray, alpha, 16 bits, colour profile
-and EXIF; photos are turned upright. Large photos are enlarged in tiles that are blended: memory
-does not grow with the photo.
+Without -m it is a network for real photos (`list` shows all names); without -o the result lies
+beside the photo, as PHOTO_4x.jpg, or beside the folder. OUT gets the photos' names, and a folder's
+subfolders. Kept are gray, alpha, 16 bits, colour profile and EXIF; photos are turned upright. Large
+photos are enlarged in tiles that are blended: memory does not grow with the photo.
 
 In a notebook:
 
@@ -32,9 +35,11 @@ from common.device import is_out_of_memory
 from common.files import refuse_unwritable, remove_leftovers
 from common.progress import progress_bar
 from common.run.flags import command_line
+from scripts.inference import named
 from scripts.inference.jobs import Job, plan
 from scripts.inference.models import GRID, Backend, Model, Precision, load_model
 from scripts.inference.photos import (
+    WRITTEN,
     Photo,
     allocate_result,
     enlarged_size,
@@ -61,8 +66,8 @@ class Settings(NamedTuple):
 def upscale(
     inputs: tyro.conf.Positional[tuple[Path, ...]],  # photos and folders of them
     *,
-    model: Annotated[Path, tyro.conf.arg(aliases=["-m"])],  # checkpoint, or "bicubic"
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],  # folder; or a file, of one photo
+    model: Annotated[Path, tyro.conf.arg(aliases=["-m"])] = Path(named.DEFAULT),  # .pth, or a name
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,  # folder, or file of a photo
     scale: float = 4.0,  # other than 4: the result is resampled, up to 16
     samples: int = 0,  # so many different results, of a CVAE or SRVAE; 0: the mean prediction
     temperature: float = 1.0,  # of z's standard deviation in samples
@@ -83,6 +88,9 @@ def upscale(
             result would take a photo's place.
         OSError: a folder of results cannot be written to.
     """
+    if str(model) == "list":
+        print(named.listing())
+        return 0
     if not 0 < scale <= _LARGEST_SCALE or samples < 0 or temperature < 0 or seed < 0:
         raise ValueError(
             f"scale {scale}, samples {samples}, temperature {temperature}, seed {seed}: expected a "
@@ -92,6 +100,7 @@ def upscale(
         raise ValueError(f"quality is {quality}, expected 1 to 100")
     if tile is not None and (tile < GRID or tile % GRID):
         raise ValueError(f"tile is {tile}, expected a multiple of {GRID}")
+    out = out or _beside(inputs, scale, format)
     jobs = plan(inputs, out, format, samples)
     folders = {path.parent for job in jobs for path in job.results}
     for folder in folders:
@@ -166,6 +175,18 @@ def enlarge(network: Model, job: Job, settings: Settings, done: Callable[[int], 
     for path, pixels in zip(job.results, images, strict=True):
         save_photo(path, pixels, photo, settings.scale, settings.quality)
     return photo
+
+
+def _beside(inputs: tuple[Path, ...], scale: float, format: str) -> Path:
+    """Return where the results of one photo, or of one folder, go: NAME_4x beside it."""
+    if len(inputs) > 1:
+        raise ValueError(f"{len(inputs)} inputs: name the folder for their results (--out, -o)")
+    path = inputs[0].resolve() if inputs else Path()
+    if path.is_dir():
+        return path.with_name(f"{path.name}_{scale:g}x")
+    suffix = path.suffix if format == "same" else f".{format}"
+    suffix = suffix if suffix.lower() in WRITTEN else ".png"
+    return inputs[0].with_name(f"{path.stem}_{scale:g}x{suffix}") if inputs else path
 
 
 def _pixels(path: Path) -> int:

@@ -27,15 +27,13 @@ from spandrel.architectures import (
 )
 
 from common import checkpoint
-from common.data.photos import read_image, to_tensor, to_uint8
+from common.data.photos import to_tensor, to_uint8
 from common.data.resize import imresize
-from common.measure.metrics import psnr_ssim_y
 from CVAE.model import CVAE, Recognition
 from CycleGAN.model import Discriminator, GeneratorDown
 from ESRGAN.model import GeneratorRRDB, to_published
-from scripts.inference.models import PRETRAINED, Model, load_model
+from scripts.inference.models import Model, load_model
 from scripts.inference.weights import describe_weights
-from tests.conftest import SKIMAGE_DATA
 from tests.test_every_network import make
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
@@ -116,24 +114,6 @@ def test_samples_of_a_vae(name, tmp_path):
 def test_other_networks_have_one_answer(esrgan):
     with pytest.raises(ValueError, match="ESRGAN has one answer"):
         esrgan.sample(PIXELS, 2)
-
-
-def test_pretrained_checkpoints_are_called_by_name_and_have_a_card():
-    photo = read_image(SKIMAGE_DATA / "chelsea.png")[:200, :300]
-    lr = imresize(photo, 1 / 4)
-    psnr = {}
-    for name in ("bicubic", *PRETRAINED):
-        psnr[name] = psnr_ssim_y(to_tensor(load_model(name, "cpu").upscale(lr)), to_tensor(photo))[
-            0
-        ]
-    assert psnr["esrgan-psnr"] > psnr["bicubic"] + 0.6
-    for name, path in PRETRAINED.items():
-        assert name in (path.parent / "README.md").read_text(encoding="utf-8")
-    assert sum(path.stat().st_size for path in PRETRAINED.values()) < 32 * 2**20
-    with pytest.raises(
-        ValueError, match=r"^esrgan: .* nor such a checkpoint: bicubic, esrgan-psnr"
-    ):
-        load_model("esrgan", "cpu")
 
 
 def test_self_ensemble_is_the_mean_over_eight_ways_to_turn_and_flip(tmp_path):

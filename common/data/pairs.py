@@ -100,7 +100,8 @@ def list_images(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder")
+        what = "is a file, expected a folder" if folder.exists() else "there is no such folder"
+        raise FileNotFoundError(f"{folder}: {what}")
     paths = [Path(entry.path) for entry in os.scandir(folder) if entry.name[0] != "."]
     paths = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not paths:

@@ -18,6 +18,8 @@ from torch import nn
 from common.data.resize import resize
 from common.device import choose_device
 from common.files import one_line
+from scripts.inference import foreign as foreign_networks
+from scripts.inference import named
 from scripts.inference.ensemble import SelfEnsemble
 from scripts.inference.images import AnyImage, in_form_of, to_batch
 from scripts.inference.openvino_network import OpenVINONetwork
@@ -35,9 +37,6 @@ FAMILIES = {
     name: importlib.import_module(f"{name}.model")
     for name in ("ESRGAN", "EDSR", "SwinIR", "CycleGAN", "SRVAE", "CVAE")
 }
-# The checkpoints in this repository, by their names; a card in each folder says what they are.
-ROOT = Path(__file__).resolve().parents[2]
-PRETRAINED = {path.stem: path for path in sorted(ROOT.glob("*/pretrained/*.pth"))}
 GRID = math.lcm(*(family.GRID for family in FAMILIES.values()))  # 24: one --tile fits all
 TILE = 264 // GRID * GRID  # LR pixels
 Precision = Literal["full", "half"]
@@ -174,12 +173,13 @@ def load_model(
 ) -> Model:
     """Return the model in a file of weights; network and sizes are found from its tensors.
 
-    Known are the generators, CVAEs and SRVAEs that the training scripts write, and public 4x ESRGAN
-    checkpoints (three sets of key names). Nothing in the file is executed.
+    Known are the networks that the training scripts write, public 4x checkpoints of ESRGAN (three
+    sets of key names), EDSR and SwinIR, and where the package spandrel is installed about 40 other
+    kinds. Nothing in the file is executed.
 
     Args:
-        path: .pth or .safetensors, or the name of one in this repository (`PRETRAINED`); "bicubic"
-            is interpolation, to compare with.
+        path: .pth or .safetensors, or a name (scripts/inference/named.py has them); "bicubic" is
+            interpolation, to compare with.
         device: "auto" is a GPU where there is one, or the CPU.
         precision: see `Model`.
         backend: "openvino" computes on the CPU, faster and with the same result, networks of one
@@ -187,6 +187,7 @@ def load_model(
         self_ensemble: the mean over flips and quarter turns, of networks of one answer: a little
             nearer to HR, in eight times the time.
     Raises:
+        ConnectionError: a published checkpoint cannot be downloaded.
         ValueError: the file is missing, damaged, or holds no such network; the message says what it
             holds instead. Or precision and backend are none that go together with it.
     """
@@ -203,10 +204,7 @@ def load_model(
         return Model("bicubic", Bicubic(), where, precision)
     path = Path(path)
     if not path.exists() and not path.suffix:  # a name
-        if str(path) not in PRETRAINED:
-            names = ", ".join(["bicubic", *PRETRAINED])
-            raise ValueError(f"{path}: there is no such file, nor such a checkpoint: {names}")
-        path = PRETRAINED[str(path)]
+        path = named.path_of(str(path))
     name, network = _recognise(path, load_weights(path))
     if hasattr(network, "sample") and (backend == "openvino" or self_ensemble):
         what = "self_ensemble" if self_ensemble else "backend"
@@ -238,12 +236,26 @@ def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
         found.pop("params", None)
     if len(found) > 1:
         raise ValueError(f"{path} holds several networks: save one of {', '.join(found)} by itself")
+    if not found and not errors:
+        try:
+            found |= _as_foreign(content)
+        except ValueError as error:
+            errors.append(str(error))
     if not found:
         keys = ", ".join(map(str, list(content)[:3])) or "nothing"
-        reason = [*errors, *others, f"found {keys}"][0]
+        reason = [*errors, *(other + foreign_networks.HINT for other in others)]
+        reason = [*reason, f"found {keys}"][0]
         raise ValueError(f"{path} holds no network that enlarges images: {one_line(reason)}")
     ((name, network),) = found.values()
     tensors = (value for value in network.state_dict().values() if torch.is_tensor(value))
     if not all(tensor.isfinite().all() for tensor in tensors):
         raise ValueError(f"{path} holds weights that are not finite: its training has failed")
     return name, network
+
+
+def _as_foreign(content: dict) -> dict[str, tuple[str, nn.Module]]:
+    """Return what spandrel makes of the first state_dict that it knows, by its place."""
+    for place, weights in state_dicts(content).items():
+        if foreign := foreign_networks.from_weights(weights):
+            return {place: foreign}
+    return {}

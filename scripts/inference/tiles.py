@@ -24,9 +24,9 @@ def enlarge_in_bands(
     """Yield a photo's SR rows from top to bottom, enlarged in tiles, whatever the photo's size.
 
     Memory is taken for one tile and one band of tiles across the photo. Each tile sees `margin` LR
-    pixels beyond its own; the outer half of them is context and thrown away, over the inner half
-    neighbours fade into each other. Where the device has too little memory for a tile, tiles get
-    half as large.
+    pixels beyond its own; over the inner half of them, 24 pixels at most, neighbours fade into each
+    other, and the others are context and thrown away. Where the device has too little memory for a
+    tile, tiles get half as large.
 
     Args:
         enlarge: LR (N, 3, h, w) and its (top, left) in the photo to SR (..., 3, 4h, 4w).
@@ -38,8 +38,9 @@ def enlarge_in_bands(
     Raises:
         MemoryError: the smallest tile is too large for the device.
     """
-    bands = _bands(enlarge, read, size, tile, margin, multiple_of, done)
-    return _faded(bands, size[0], margin // 2, -2)
+    fade = min(margin // 2, max(_LEAST_TILE, multiple_of))  # no more than the smallest tile
+    bands = _bands(enlarge, read, size, tile, (margin, fade), multiple_of, done)
+    return _faded(bands, size[0], fade, -2)
 
 
 def _bands(
@@ -47,12 +48,12 @@ def _bands(
     read: Callable[[int, int, int, int], torch.Tensor],
     size: tuple[int, int],
     tile: int,
-    margin: int,
+    seen: tuple[int, int],  # LR pixels beyond a tile's own: context and fading, and fading alone
     multiple_of: int,
     done: Callable[[int], None],
 ) -> Iterator[Strip]:
-    """Yield bands of tiles: (top, bottom) without the margin, and the rows with half of it."""
-    (height, width), fade = size, margin // 2
+    """Yield bands of tiles: (top, bottom) of their own, and the rows with what fades."""
+    (height, width), (margin, fade) = size, seen
 
     def columns(top: int, bottom: int) -> Iterator[Strip]:
         above, below = max(0, top - margin), min(height, bottom + margin)

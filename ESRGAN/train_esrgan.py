@@ -5,14 +5,14 @@ arXiv 1809.00219.
 
 The published run, on DIV2K (a GPU and days):
     python ESRGAN/train_esrgan.py
-Minutes, on the photos that scripts/quickstart.sh prepares:
-    bash scripts/quickstart.sh
+Minutes, on photos that it prepares: bash scripts/quickstart.sh
+Real photos, small networks and what is trained in hours: ESRGAN/README.md.
 
 Differences from the paper:
 - Each RRDB ends in a convolution of its own that starts as the identity
   (--no-rrdb-conv-last gives the published network).
-- HR patches are 128 pixels in both stages (the supplement trains the PSNR stage on 192).
-- Photos are DIV2K's 800; the paper adds Flickr2K and OutdoorSceneTraining.
+- HR patches are 128 pixels in both stages (the supplement: 192 in the PSNR stage), of DIV2K's 800
+  photos (the paper adds Flickr2K and OutdoorSceneTraining).
 - The saved generators are exponential moving averages of the trained ones.
 - The PSNR stage hands its best weights, by PSNR-Y on held-out photos, to the GAN stage.
 """
@@ -44,7 +44,7 @@ from ESRGAN.real import UNetDiscriminator, sharpen
 
 FOLDER = Path(__file__).resolve().parent
 FIXED = ("n_blocks", "n_features", "growth", "rrdb_conv_last", "discriminator")
-FIXED += ("discriminator_features", "patch_size", "steps_per_epoch", "seed")
+FIXED += ("discriminator_features", "degradation", "patch_size", "steps_per_epoch", "seed")
 
 
 def train_esrgan(
@@ -69,7 +69,7 @@ def train_esrgan(
     discriminator: Literal["vgg", "unet"] = "vgg",  # one logit a crop, or a pixel (Real-ESRGAN)
     discriminator_features: int = 64,  # channels of its first layers (authors' code)
     nearest_start: bool = False,  # starts as nearest-neighbour enlargement: for short trainings
-    start_from: Path | None = None,  # generator .pth to begin with, ours or a published one
+    start_from: Path | None = None,  # generator .pth to begin with, a published one, or esrgan-psnr
     # loss of the GAN stage; the PSNR stage has L1 alone, and color_weight
     perceptual_weight: float = 1.0,  # VGG19 features (paper); 0: no VGG19 needed
     gan_weight: float = 5e-3,  # (paper)
@@ -112,8 +112,7 @@ def train_esrgan(
     training = Training(locals(), fixed=FIXED)
     if n_epochs_gan is None:
         n_epochs_gan = math.ceil(0.4 * n_epochs)
-    is_vgg = discriminator == "vgg"
-    if patch_size % 32 or (is_vgg and n_epochs_gan and batch_size == 1 and patch_size == 32):
+    if patch_size % 32 or (n_epochs_gan and batch_size == 1 and patch_size == 32):
         raise ValueError(
             f"patch_size {patch_size}, batch_size {batch_size}: expected patch_size a multiple of "
             "32; the discriminator's batch norm needs more than one value a channel, so patch_size "
@@ -140,7 +139,8 @@ def train_esrgan(
     if nearest_start:
         generator.start_as_nearest()
     if start_from is not None:
-        set_weights(generator, checkpoint.load(start_from))
+        named = FOLDER / "pretrained" / f"{start_from}.pth"
+        set_weights(generator, checkpoint.load(named if named.exists() else start_from))
     generator = training.prepare(generator)
     average = copy.deepcopy(generator).requires_grad_(False)
     if discriminator == "unet":
@@ -148,8 +148,6 @@ def train_esrgan(
     else:  # (On CPUs batch norm of large images is slow in channels_last.)
         judge = Discriminator(patch_size, discriminator_features)
         judge = training.prepare(judge, cpu_layout=torch.contiguous_format)
-
-    gan_losses = GAN_LOSSES[gan_loss]
 
     # optimisers
     adam = functools.partial(torch.optim.Adam, betas=betas, fused=True)
@@ -198,7 +196,7 @@ def train_esrgan(
                     sr = generator(lr)
                     image = sr.detach().requires_grad_()  # where the losses' gradients meet
                     # The discriminator is the same in both turns, and so are its logits.
-                    for_generator, for_judge = gan_losses(judge(hr), judge(image))
+                    for_generator, for_judge = GAN_LOSSES[gan_loss](judge(hr), judge(image))
                     target = sharpen(hr) if sharpen_targets else hr
                     losses = {"pixel": functional.l1_loss(image, target)}
                     losses |= {"gan": for_generator, "discriminator": for_judge}

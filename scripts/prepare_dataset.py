@@ -17,7 +17,7 @@ div2k/builtin: for trying any of the training scripts without a download.
 
 makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPEG-compressed
 (`first_order` in common/data/degradations.py), of the same HR photos: for training on unpaired
-photos.
+photos. `second_order` is Real-ESRGAN's stronger form, to measure on.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common.data.degradations import first_order
+from common.data.degradations import first_order, second_order
 from common.data.pairs import list_images
-from common.data.photos import read_image, write_image
+from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.data.workers import in_processes
 from common.files import locked, refuse_unwritable, remove_leftovers
@@ -61,7 +61,7 @@ def prepare_dataset(
     out: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
     split: Literal["train", "valid"] = "train",
-    degradation: Literal["bicubic", "realistic"] = "bicubic",
+    degradation: Literal["bicubic", "realistic", "second_order"] = "bicubic",
     seed: int = 0,
     processes: int | None = None,
     overwrite: bool = False,
@@ -76,8 +76,9 @@ def prepare_dataset(
         photos: a folder of photos in any format; `builtin`: those inside scikit-image.
         out: where DIV2K's folders are made; for `builtin` div2k/builtin, if it is not named.
         split: which of DIV2K's folders.
-        degradation: how LR photos are made: MATLAB's imresize, or blur, noise and JPEG as well.
-        seed: of the realistic degradation, 0 or more; a photo's depends on it and its name alone.
+        degradation: how LR photos are made: MATLAB's imresize, or blur, noise and JPEG as well,
+            once or twice (Real-ESRGAN).
+        seed: of the degradation, 0 or more; a photo's depends on it and its name alone.
         processes: how many convert; None: one a processor; 0: this process alone.
         overwrite: make pairs anew that are there already.
     Raises:
@@ -185,10 +186,11 @@ def _is_made_of(hr: np.ndarray, photo: np.ndarray) -> bool:
 
 
 def _write_pair(job: Job, hr: np.ndarray, keep_hr: bool) -> str | None:
+    seeds = [job.seed, zlib.crc32(job.photo.stem.encode("utf-8", "surrogateescape"))]
     if job.degradation == "realistic":
-        name = job.photo.stem.encode("utf-8", "surrogateescape")
-        rng = np.random.default_rng([job.seed, zlib.crc32(name)])
-        lr = first_order(hr, rng)
+        lr = first_order(hr, np.random.default_rng(seeds))
+    elif job.degradation == "second_order":
+        lr = to_uint8(second_order(to_tensor(hr), [seeds]))
     else:
         lr = imresize(hr, 1 / SCALE)
     try:

@@ -200,3 +200,11 @@ def test_a_run_of_the_precision_benchmark_trains(dataset):
     )
     assert full[0] != half[0] and full[0] == pytest.approx(half[0], abs=1)
     assert min(full[1], half[1]) > 0
+
+
+def test_benchmark_of_degradation_compares_both_steps(tmp_path):
+    ratios = benchmark.degradation(
+        n_blocks=1, batch_size=1, patch_size=32, n_photos=1, workers=0, rounds=1, out=tmp_path
+    )
+    assert ratios.keys() == {"LR of HR by second_order", "LR photos"}
+    assert (tmp_path / "degradation.json").exists()

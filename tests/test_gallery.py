@@ -1,6 +1,5 @@
 """Every model by one command; the notebook on its checkpoints, and the page's list of them."""
 
-import inspect
 import json
 from pathlib import Path
 
@@ -44,28 +43,26 @@ def test_gallery_trains_measures_and_draws_every_model(runs):
     assert read_image(runs / f"{name}.png").shape[1] > 1500
 
 
-def test_notebook_runs_from_start_to_end(runs, monkeypatch):
-    monkeypatch.setenv("GALLERY", str(runs))
+def outputs_of_the_notebook(gallery_folder: Path, monkeypatch) -> list:
+    monkeypatch.setenv("GALLERY", str(gallery_folder))
     notebook = nbformat.read(NOTEBOOK, 4)
     client = NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
     )
     client.execute()
-    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 5
+    return [o for cell in notebook.cells for o in cell.get("outputs", [])]
+
+
+def test_notebook_runs_from_start_to_end(runs, monkeypatch):
+    outputs = outputs_of_the_notebook(runs, monkeypatch)
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 7
     assert "SRVAE                SRVAE" in "".join(o.get("text", "") for o in outputs)
 
 
-def test_notebook_trains_first_on_a_fresh_clone(runs, tmp_path, monkeypatch):
-    calls, arguments = [], inspect.signature(gallery.gallery).parameters
-    monkeypatch.setattr(gallery, "gallery", lambda **options: calls.append(options) or runs)
-    monkeypatch.setenv("GALLERY", str(tmp_path / "none"))
-    first = next(cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code")
-    names: dict = {}
-    monkeypatch.chdir(NOTEBOOK.parent)
-    exec(first.source, names)
-    assert calls == [{"share": 0.02, "out": ROOT / "runs" / "notebook"}]
-    assert names["RUNS"] == runs and calls[0].keys() <= arguments.keys()
+def test_notebook_runs_on_a_fresh_clone(tmp_path, monkeypatch):
+    outputs = outputs_of_the_notebook(tmp_path / "none", monkeypatch)
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 3
+    assert "gallery.py" in "".join(o.get("text", "") for o in outputs)
 
 
 def test_notebook_is_committed_with_its_outputs():
@@ -73,7 +70,7 @@ def test_notebook_is_committed_with_its_outputs():
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count == i for i, cell in enumerate(code, 1))
     outputs = [o for cell in code for o in cell.outputs]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 5
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 3
     assert all(o.output_type != "error" and o.get("name") != "stderr" for o in outputs)
 
 

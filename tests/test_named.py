@@ -14,8 +14,10 @@ from common import checkpoint
 from common.data.photos import read_image, to_tensor, to_uint8
 from common.data.resize import imresize
 from common.measure.metrics import psnr_ssim_y
+from common.measure.pictures import busiest_crop
 from ESRGAN.model import GeneratorRRDB, to_published
 from scripts.evaluate import evaluate
+from scripts.evidence.real import real
 from scripts.inference import foreign, named
 from scripts.inference.models import load_model
 from scripts.upscale import upscale
@@ -150,3 +152,19 @@ def test_photo_is_enlarged_beside_itself_without_further_arguments(tmp_path):
     assert sorted(p.name for p in beside.iterdir()) == ["cat.jpg", "cat_4x.jpg"]
     with pytest.raises(ValueError, match="2 inputs: name the folder for their results"):
         upscale((tmp_path / "cat.png", tmp_path / "cat_4x.png"))
+
+
+def test_crops_of_real_photos_are_those_of_the_whole_photo(tmp_path):
+    pixels = read_image(SKIMAGE_DATA / "chelsea.png")[:90, :100]
+    Image.fromarray(pixels).save(tmp_path / "cat.png")
+    photos = (tmp_path / "cat.png",) * 2
+    picture = read_image(
+        real(photos, models=("bicubic", "bicubic"), crop=20, out=tmp_path / "o.png")
+    )
+    assert picture.shape == (2 * (20 + 80 + 12), 2 * (80 + 6) + 6, 3)
+    whole = load_model("bicubic", "cpu").upscale(pixels)
+    top, left = busiest_crop(pixels, 20)
+    expected = whole[4 * top : 4 * top + 80, 4 * left : 4 * left + 80].astype(int)
+    assert np.abs(picture[26:106, 6:86] - expected).max() <= 1
+    with pytest.raises(ValueError, match="smaller than a crop of 91x91"):
+        real(photos, models=("bicubic",), crop=91, out=tmp_path / "p.png")

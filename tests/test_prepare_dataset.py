@@ -70,6 +70,18 @@ def test_realistic_photos_are_the_same_with_any_number_of_processes(photos, tmp_
     assert _contents(lr_folder) == _contents(other)
 
 
+def test_second_order_photos_depend_on_the_seed_and_their_names(photos, tmp_path):
+    folders = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        options = {"degradation": "second_order", "processes": 0, "seed": seed}
+        hr_folder, folders[name] = prepare_dataset(photos, tmp_path / name, **options)
+    for lr_path, hr_path in list_pairs(folders["a"], hr_folder):
+        lr, again, other = (read_image(folder / lr_path.name) for folder in folders.values())
+        assert 4 * lr.shape[0] == read_image(hr_path).shape[0]
+        np.testing.assert_array_equal(lr, again)
+        assert (lr != other).any()
+
+
 def test_realistic_photo_depends_on_the_seed_and_its_name_alone(photos, tmp_path):
     def make(name: str, seed: int = 0) -> dict[str, bytes]:
         out = tmp_path / name

@@ -36,6 +36,7 @@ from scripts.evaluate import evaluate
 from scripts.evidence.builtin_photos import builtin_photos
 from scripts.evidence.cyclegan import cyclegan_evidence
 from scripts.evidence.gallery import gallery
+from scripts.evidence.real import real
 from scripts.evidence.vae import vae_evidence
 from scripts.export import export
 from scripts.prepare_dataset import prepare_dataset
@@ -71,6 +72,7 @@ FUNCTIONS = {
     "scripts/demo.py": demo,
     "scripts/benchmarks/gpu.py": gpu,
     "scripts/evidence/gallery.py": gallery,
+    "scripts/evidence/real.py": real,
     "scripts/evidence/cyclegan.py": cyclegan_evidence,
     "scripts/evidence/vae.py": vae_evidence,
 }
@@ -91,7 +93,8 @@ def test_quickstart_goes_from_photos_to_a_picture_and_can_be_run_again(tmp_path,
     assert re.search(r"mean +29\.37 / 0\.784\d", out)
     assert "chelsea" in out and "coffee" in out
     assert str(out_dir / "comparison.png") in out and str(out_dir / "generator.pth") in out
-    assert read_image(out_dir / "comparison.png").shape[1] > 1400  # five columns of 280 pixels
+    assert read_image(out_dir / "comparison.png").shape[1] > 1680  # six columns of 280 pixels
+    assert "esrgan (comes along)" in out and "--start-from esrgan-psnr" in out
     assert read_image(out_dir / "coffee_gan.png").shape == (400, 600, 3)
     times = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.png")}
     weights = (out_dir / "generator.pth").read_bytes()
@@ -116,11 +119,12 @@ SAYS = {  # what each script's --help says, besides much else
     "scripts/benchmarks/gpu.py": "minutes FLOAT for all parts together",
     "scripts/evidence/cyclegan.py": "jobs INT runs at once",
     "scripts/evidence/vae.py": "n-samples INT of each test photo",
-    "scripts/upscale.py": "-m PATH, --model PATH checkpoint, or",
+    "scripts/upscale.py": "-m PATH, --model PATH .pth, or a name",
     "scripts/evaluate.py": "batch-pixels INT LR pixels at once",
     "scripts/compare.py": "crop INT HR pixels each way, of small photos less",
     "scripts/export.py": "published, --no-published ESRGAN's public key names",
     "scripts/demo.py": "host STR 0.0.0.0: for others",
+    "scripts/evidence/real.py": "crop INT LR pixels each way",
     "scripts/evidence/gallery.py": "share FLOAT of the training steps",
     "scripts/samples.py": "model PATH cvae.pth or srvae.pth",
     "CVAE/train_cvae.py": "free-nats FLOAT KL of each latent number",

@@ -198,6 +198,16 @@ def test_training_lowers_the_loss(dataset, tmp_path):
     assert (run / "generator.pth").exists() and not (run / "discriminator.pth").exists()
 
 
+def test_training_can_start_from_a_name_of_those_that_come_along(dataset, tmp_path):
+    sizes = {"n_blocks": 3, "n_features": 32, "growth": 32, "rrdb_conv_last": False}
+    few = {"n_epochs": 1, "n_epochs_gan": 0, "steps_per_epoch": 1, "learning_rate": 1e-30}
+    settings = dataset.folders() | SMALL | sizes | few
+    run = train_esrgan(**settings, start_from="esrgan-psnr", out_dir=tmp_path / "run")
+    shipped = checkpoint.load(script.FOLDER / "pretrained" / "esrgan-psnr.pth")
+    trained = checkpoint.load(run / "generator.pth")
+    assert all(torch.equal(trained[key], shipped[key].float()) for key in shipped)
+
+
 def test_training_can_start_from_published_weights(dataset, tmp_path):
     weights = published_weights()
     torch.save(weights, tmp_path / "published.pth")

@@ -8,7 +8,6 @@ arXiv 2107.10833). Differences from the authors' code: sizes of resizing are dra
 not for each batch; JPEG is libjpeg's, with whole qualities; Poisson noise counts 256 levels.
 """
 
-import functools
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from common.data import kernels
 from common.data.resize import imresize
 
 SCALE = 4
+_THREADS = ThreadPoolExecutor(4)  # for JPEG; they begin when they are needed
 
 Range = tuple[float, float]  # from, to; drawn uniformly
 
@@ -158,7 +158,7 @@ def draw_kernel(rng: np.random.Generator, ranges: Ranges) -> np.ndarray:
     """Return a blur kernel, 7x7 to 21x21."""
     reach = int(rng.integers(*REACHES, endpoint=True))
     if rng.random() < ranges.sinc:
-        return kernels.sinc(reach, _draw_cutoff(rng, math.pi / 3 if reach < 6 else math.pi / 5))
+        return kernels.sinc(reach, rng.uniform(math.pi / (3 if reach < 6 else 5), math.pi))
     shape, anisotropic = divmod(int(rng.choice(6, p=ranges.shapes)), 2)
     sigma_u = sigma_v = rng.uniform(*ranges.sigma)
     angle = 0.0
@@ -228,17 +228,8 @@ def _shrink_and_filter(
     image = resize(image, size, rng)
     if rng.random() < FINAL_SINC:
         reach = int(rng.integers(*REACHES, endpoint=True))
-        image = blur(image, kernels.sinc(reach, _draw_cutoff(rng, math.pi / 3)))
+        image = blur(image, kernels.sinc(reach, rng.uniform(math.pi / 3, math.pi)))
     return image.clamp(0, 1)
-
-
-def _draw_cutoff(rng: np.random.Generator, lowest: float) -> float:
-    return rng.uniform(lowest, math.pi)
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(4)
 
 
 def _jpeg_each(
@@ -250,7 +241,7 @@ def _jpeg_each(
     parts = torch.cat(flat).cpu().split([len(x) for x in flat])
     shapes = [(*x.shape[2:], 3) for x, _ in worn]
     images = [part.view(shape).numpy() for part, shape in zip(parts, shapes, strict=True)]
-    decoded = [torch.tensor(x).flatten() for x in _threads().map(jpeg, images, qualities)]
+    decoded = [torch.tensor(x).flatten() for x in _THREADS.map(jpeg, images, qualities)]
     parts = torch.cat(decoded).to(worn[0][0].device).float().div_(255).split([*map(len, decoded)])
     return [
         (part.view(1, *shape).permute(0, 3, 1, 2).contiguous(), rng)

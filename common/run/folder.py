@@ -23,6 +23,7 @@ _CONFIG = "config.json"
 _SIGNS = ("*.pth", _CONFIG, "log.csv", "curves.png", "samples")  # of a run
 _TAKE_MEMORY = ("batch_size", "patch_size", "lr_size", "hr_size", "n_features", "n_blocks")
 _TAKE_MEMORY += ("discriminator_features", "valid_crop")
+_OUTPUT = (".txt", ".log", ".out", ".err")  # what a run prints may go beside its files
 _ELSEWHERE = "choose an empty or new folder (out_dir=..., --out-dir ...)"
 _ANEW = f"{_ELSEWHERE}, or delete it and start anew (overwrite=True, --overwrite)"
 
@@ -77,7 +78,8 @@ class RunFolder:
     def _earlier_state(self, fixed: tuple[str, ...], resume: bool) -> dict[str, Any] | None:
         found = [file.name for sign in _SIGNS for file in sorted(self.path.glob(sign))]
         found = [name for name in found if name[0] != "."]  # a killed process was writing those
-        if not found and any(file.name[0] != "." for file in self.path.iterdir()):
+        others = [f for f in self.path.iterdir() if f.name[0] != "." and f.suffix not in _OUTPUT]
+        if others and not found:
             raise FileExistsError(f"{self.path} holds other files and no run: {_ELSEWHERE}")
         script = self.config.get("script")
         if (other := self._earlier_config().get("script", script)) != script:

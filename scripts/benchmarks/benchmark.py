@@ -4,6 +4,7 @@
 
 data       crops from the pixel store against decoding a PNG for each
 train      steps of both stages against spandrel's network in a plain loop
+degradation  what making LR while training adds to a step
 upscale    enlarging a photo against spandrel's network
 swinir     a step and enlarging with SwinIR and EDSR, against spandrel's SwinIR
 scaling    a training step on one process and on several
@@ -150,6 +151,32 @@ def train(
                 sides.append(Side(f"GAN: ours, {NAMES[p]}", step, batch_size, precision=p))
             ratios |= measure("train_gan", sides, **options)
     return ratios
+
+
+def degradation(
+    *,
+    n_blocks: int = 23,
+    batch_size: int = 4,
+    patch_size: int = 128,
+    n_photos: int = 8,
+    workers: int = 2,
+    rounds: int = 5,
+    out: Path = OUT,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Compare a step of the PSNR stage on LR photos with one whose LR is made of HR meanwhile.
+
+    In full precision; returns each side's ratio. Arguments are as `train` has them.
+    """
+    options = _options("images", rounds, out, False, choose_device(device))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        pairs = large_photos(Path(folder), n_photos)
+        step = partial(our_psnr_step, pairs, patch_size, batch_size, n_blocks, workers, device)
+        sides = [
+            Side("LR of HR by second_order", partial(step, degraded=True), batch_size),
+            Side("LR photos", step, batch_size),
+        ]
+        return measure("degradation", sides, **options)
 
 
 def upscale(
@@ -389,5 +416,5 @@ def _require_spandrel() -> None:
 
 
 if __name__ == "__main__":
-    parts = (data, train, upscale, swinir, scaling, precision, memory, tiles)
+    parts = (data, train, degradation, upscale, swinir, scaling, precision, memory, tiles)
     command_line({part.__name__: part for part in parts})

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, RandomSampler
 
 from common import checkpoint
-from common.data.crops import PairedCrops, batches, to_device
+from common.data.crops import DegradedCrops, PairedCrops, batches, to_device
 from common.device import prepare_network
 from common.perceptual import VGG19Features
 from common.run.recipes import update_ema
@@ -70,14 +70,20 @@ def our_psnr_step(
     checkpointing: bool = False,
     compile: bool = False,
     new_crops: bool = True,
+    degraded: bool = False,
 ) -> Step:
     """Return a step of the PSNR stage as train_esrgan.py does it.
 
     Args:
         new_crops: else the first batch comes again and again: what is faster then is the wait.
+        degraded: LR is made of HR, with `--degradation second_order`.
     """
     where = torch.device(device)
     crops = PairedCrops(pairs, patch_size, seed=0)
+    move = to_device
+    if degraded:
+        crops = DegradedCrops([hr for _, hr in pairs], patch_size, seed=0)
+        move = crops.to_device
     stream = batches(crops, 0, 1000, batch_size, workers)
     if not new_crops:
         stream = itertools.repeat(next(stream))
@@ -88,7 +94,7 @@ def our_psnr_step(
     optimizer = torch.optim.Adam(generator.parameters(), 2e-4, (0.9, 0.99), fused=True)
 
     def step(k: int) -> None:
-        lr, hr = to_device(next(stream), where)
+        lr, hr = move(next(stream), where)
         with torch.autocast(where.type, torch.bfloat16, enabled=bfloat16):
             loss = functional.l1_loss(generator(lr), hr)
         optimizer.zero_grad()

@@ -94,7 +94,7 @@ def test_quickstart_goes_from_photos_to_a_picture_and_can_be_run_again(tmp_path,
     assert "chelsea" in out and "coffee" in out
     assert str(out_dir / "comparison.png") in out and str(out_dir / "generator.pth") in out
     assert read_image(out_dir / "comparison.png").shape[1] > 1680  # six columns of 280 pixels
-    assert "esrgan (comes along)" in out and "--start-from esrgan-psnr" in out
+    assert "shipped esrgan" in out and "--start-from esrgan-psnr" in out
     assert read_image(out_dir / "coffee_gan.png").shape == (400, 600, 3)
     times = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.png")}
     weights = (out_dir / "generator.pth").read_bytes()

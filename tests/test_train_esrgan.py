@@ -205,7 +205,8 @@ def test_training_can_start_from_a_name_of_those_that_come_along(dataset, tmp_pa
     run = train_esrgan(**settings, start_from="esrgan-psnr", out_dir=tmp_path / "run")
     shipped = checkpoint.load(script.FOLDER / "pretrained" / "esrgan-psnr.pth")
     trained = checkpoint.load(run / "generator.pth")
-    assert all(torch.equal(trained[key], shipped[key].float()) for key in shipped)
+    for key, weight in shipped.items():  # (a step of 1e-30 is seen where a weight is 0)
+        torch.testing.assert_close(trained[key], weight.float(), rtol=0, atol=1e-20)
 
 
 def test_training_can_start_from_published_weights(dataset, tmp_path):

@@ -179,14 +179,16 @@ def enlarge(network: Model, job: Job, settings: Settings, done: Callable[[int], 
 
 def _beside(inputs: tuple[Path, ...], scale: float, format: str) -> Path:
     """Return where the results of one photo, or of one folder, go: NAME_4x beside it."""
+    if not inputs:
+        raise ValueError("no photos are named: expected files or folders")
     if len(inputs) > 1:
         raise ValueError(f"{len(inputs)} inputs: name the folder for their results (--out, -o)")
-    path = inputs[0].resolve() if inputs else Path()
+    path = inputs[0].resolve()
     if path.is_dir():
         return path.with_name(f"{path.name}_{scale:g}x")
     suffix = path.suffix if format == "same" else f".{format}"
     suffix = suffix if suffix.lower() in WRITTEN else ".png"
-    return inputs[0].with_name(f"{path.stem}_{scale:g}x{suffix}") if inputs else path
+    return inputs[0].with_name(f"{path.stem}_{scale:g}x{suffix}")
 
 
 def _pixels(path: Path) -> int:

@@ -152,6 +152,8 @@ def test_photo_is_enlarged_beside_itself_without_further_arguments(tmp_path):
     assert sorted(p.name for p in beside.iterdir()) == ["cat.jpg", "cat_4x.jpg"]
     with pytest.raises(ValueError, match="2 inputs: name the folder for their results"):
         upscale((tmp_path / "cat.png", tmp_path / "cat_4x.png"))
+    with pytest.raises(ValueError, match="no photos are named"):
+        upscale(())
 
 
 def test_crops_of_real_photos_are_those_of_the_whole_photo(tmp_path):

@@ -29,7 +29,7 @@ from common.data.pairs import list_images, pair_by_name
 from common.data.photos import image_size, read_image, to_tensor
 from common.data.resize import imresize
 from common.device import choose_device, describe
-from common.files import refuse_unwritable, written_whole
+from common.files import written_whole
 from common.measure.metrics import lr_psnr, luma, psnr, ssim
 from common.progress import progress_bar
 from common.run.flags import command_line
@@ -110,10 +110,7 @@ def evaluate(
     where = choose_device(device)
     photos = list_photos(lr, hr)
     read = [path for photo in photos for path in (photo.lr, photo.hr) if path]
-    outputs = [path for path in (csv, json, markdown) if path]
-    refuse_to_replace(outputs, [*models, *read], overwrite)
-    for path in outputs:
-        refuse_unwritable(path.parent)
+    refuse_to_replace([csv, json, markdown], [*models, *read], overwrite)
     networks = [load_model(name, where, self_ensemble=self_ensemble) for name in models]
     refuse_unreadable(read)
     for network in networks:
@@ -152,9 +149,6 @@ def evaluate(
 
 def list_photos(lr: Path | None, hr: Path | None) -> list[Photo]:
     """Return the photos of both folders; raises as `evaluate` does where they do not fit."""
-    for folder in (lr, hr):
-        if folder and folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file, expected a folder of photos")
     if lr and hr:
         pairs = pair_by_name(lr, hr)
     elif lr or hr:

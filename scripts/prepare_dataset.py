@@ -95,8 +95,6 @@ def prepare_dataset(
         raise ValueError(f"{photos}: name the folder where the photos are to be laid out as well")
     if seed < 0:
         raise ValueError(f"the seed is {seed}, expected 0 or more")
-    if photos.is_file():
-        raise NotADirectoryError(f"{photos} is a file, expected a folder of photos")
     paths = list_images(photos)
     if out.resolve() == photos.resolve():
         raise ValueError(f"{out} is the folder of photos: name another for what is made of them")

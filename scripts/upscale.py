@@ -39,7 +39,6 @@ from scripts.inference import named
 from scripts.inference.jobs import Job, plan
 from scripts.inference.models import GRID, Backend, Model, Precision, load_model
 from scripts.inference.photos import (
-    WRITTEN,
     Photo,
     allocate_result,
     enlarged_size,
@@ -100,8 +99,7 @@ def upscale(
         raise ValueError(f"quality is {quality}, expected 1 to 100")
     if tile is not None and (tile < GRID or tile % GRID):
         raise ValueError(f"tile is {tile}, expected a multiple of {GRID}")
-    out = out or _beside(inputs, scale, format)
-    jobs = plan(inputs, out, format, samples)
+    jobs = plan(inputs, out, format, samples, scale)
     folders = {path.parent for job in jobs for path in job.results}
     for folder in folders:
         refuse_unwritable(folder)
@@ -175,20 +173,6 @@ def enlarge(network: Model, job: Job, settings: Settings, done: Callable[[int], 
     for path, pixels in zip(job.results, images, strict=True):
         save_photo(path, pixels, photo, settings.scale, settings.quality)
     return photo
-
-
-def _beside(inputs: tuple[Path, ...], scale: float, format: str) -> Path:
-    """Return where the results of one photo, or of one folder, go: NAME_4x beside it."""
-    if not inputs:
-        raise ValueError("no photos are named: expected files or folders")
-    if len(inputs) > 1:
-        raise ValueError(f"{len(inputs)} inputs: name the folder for their results (--out, -o)")
-    path = inputs[0].resolve()
-    if path.is_dir():
-        return path.with_name(f"{path.name}_{scale:g}x")
-    suffix = path.suffix if format == "same" else f".{format}"
-    suffix = suffix if suffix.lower() in WRITTEN else ".png"
-    return inputs[0].with_name(f"{path.stem}_{scale:g}x{suffix}")
 
 
 def _pixels(path: Path) -> int:

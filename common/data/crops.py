@@ -101,15 +101,15 @@ class DegradedCrops(PairedCrops):
 
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, ks = batch
-        hr = np.stack([take_crop(self, epoch, k, 0) for k in ks])
-        return torch.tensor([(self.seed, epoch, k, 2) for k in ks]), torch.from_numpy(hr)
+        hr = torch.from_numpy(np.stack([take_crop(self, epoch, k, 0) for k in ks]))
+        return torch.tensor([(self.seed, epoch, k, 2) for k in ks]), hr.permute(0, 3, 1, 2)
 
     def to_device(
         self, batch: tuple[torch.Tensor, ...], device: torch.device
     ) -> list[torch.Tensor]:
         """Make (LR, HR) in [0, 1] on `device` of what the dataset gives."""
         seeds = batch[0].tolist()
-        hr = batch[1].to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        (hr,) = to_device(batch[1:], device)
         lr, n = second_order(hr, seeds), self.patch_size // 4
         pairs = []
         for seed, small, large in zip(seeds, lr, hr, strict=True):

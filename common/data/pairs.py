@@ -96,12 +96,14 @@ def list_images(folder: str | Path) -> list[Path]:
     """Return what is named as an image in `folder` (not below it), in the order of the names.
 
     All but folders and hidden files; broken links, too, which reading then names. Raises
-    `FileNotFoundError` when there is no such folder, `ValueError` when it holds no images.
+    `FileNotFoundError` when there is no such folder, `NotADirectoryError` when it is a file,
+    `ValueError` when it holds no images.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file, expected a folder of photos")
     if not folder.is_dir():
-        what = "is a file, expected a folder" if folder.exists() else "there is no such folder"
-        raise FileNotFoundError(f"{folder}: {what}")
+        raise FileNotFoundError(f"{folder}: there is no such folder")
     paths = [Path(entry.path) for entry in os.scandir(folder) if entry.name[0] != "."]
     paths = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.is_dir())
     if not paths:

@@ -53,9 +53,9 @@ class RunFolder:
     ):
         if resume and overwrite:
             raise ValueError("resume and overwrite exclude each other: choose one")
-        self.path, self.overwrite, self.again = path, overwrite, "run the same command again"
-        if not resume:
-            self.again = "continue with resume=True (--resume)"
+        self.path, self.overwrite = path, overwrite
+        first_time = "continue with resume=True (--resume)"
+        self.again = "run the same command again" if resume else first_time
         config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in config.items()}
         versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
         self.config = config | versions | {"processes": processes.count()}

@@ -15,14 +15,17 @@ class Job(NamedTuple):
     results: list[Path]
 
 
-def plan(inputs: tuple[Path, ...], out: Path, format: str, samples: int) -> list[Job]:
-    """Return each photo with the files that it becomes.
+def plan(
+    inputs: tuple[Path, ...], out: Path | None, format: str, samples: int, scale: float
+) -> list[Job]:
+    """Return each photo with the files that it becomes; without `out` they lie beside it.
 
     Raises:
         ValueError: an input is missing, two become one file, or a result would replace a photo.
     """
     if not inputs:
         raise ValueError("no photos are named: expected files or folders")
+    out = out or _beside(inputs, scale, format)
     named: list[tuple[Path, Path]] = []  # photo, and its path below `out`
     for path in inputs:
         if path.is_dir():
@@ -62,6 +65,18 @@ def plan(inputs: tuple[Path, ...], out: Path, format: str, samples: int) -> list
         jobs.append(Job(photo, several or [base]))
     _keep_photos(jobs)
     return jobs
+
+
+def _beside(inputs: tuple[Path, ...], scale: float, format: str) -> Path:
+    """Return where the results of one photo, or of one folder, go: NAME_4x beside it."""
+    if len(inputs) > 1:
+        raise ValueError(f"{len(inputs)} inputs: name the folder for their results (--out, -o)")
+    path = inputs[0].resolve()
+    if path.is_dir():
+        return path.with_name(f"{path.name}_{scale:g}x")
+    suffix = path.suffix if format == "same" else f".{format}"
+    suffix = suffix if suffix.lower() in WRITTEN else ".png"
+    return inputs[0].with_name(f"{path.stem}_{scale:g}x{suffix}")
 
 
 def _photos_below(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ In a notebook:
     sr = load_model("cvae.pth").upscale(Image.open("photo.jpg"))
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,8 @@ def upscale(
                 n_done += is_done
                 bar.update(before + is_done * n_pixels - bar.n)
     finally:  # also at Ctrl-C
-        print(f"{n_done} of {len(jobs)} photos enlarged: {out}")
+        where = out or os.path.commonpath([path for job in jobs for path in job.results])
+        print(f"{n_done} of {len(jobs)} photos enlarged: {where}")
     return len(jobs) - n_done
 
 

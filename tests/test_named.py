@@ -140,10 +140,11 @@ def test_other_networks_are_opened_by_spandrel_and_enlarge_in_tiles(tmp_path, mo
         load_model(tmp_path / "span.pth", "cpu")
 
 
-def test_photo_is_enlarged_beside_itself_without_further_arguments(tmp_path):
+def test_photo_is_enlarged_beside_itself_without_further_arguments(tmp_path, capsys):
     pixels = read_image(SKIMAGE_DATA / "chelsea.png")[:24, :30]
     Image.fromarray(pixels).save(tmp_path / "cat.png")
     assert upscale((tmp_path / "cat.png",)) == 0
+    assert f"1 of 1 photos enlarged: {tmp_path / 'cat_4x.png'}\n" in capsys.readouterr().out
     expected = load_model(named.DEFAULT, "cpu").upscale(to_tensor(pixels))
     found = read_image(tmp_path / "cat_4x.png")
     np.testing.assert_allclose(found.astype(int), to_uint8(expected).astype(int), atol=1)

@@ -157,6 +157,7 @@ def train_esrgan(
     training.register(optimizer_g=optimizer_g, optimizer_d=optimizer_d)
     n_steps, n_steps_gan = n_epochs * steps_per_epoch, n_epochs_gan * steps_per_epoch
     stages = {"psnr": n_epochs, "gan": n_epochs_gan}
+    training.record(generator, patch_size // 4)
     with training.begin(crops, validation, steps_per_epoch, stages):
         # PSNR stage
         for epoch in training.epochs("psnr", patience):

@@ -110,6 +110,7 @@ def train_swinir(
 
     training.register(network=network, average=average, optimizer=optimizer)
     n_steps = n_epochs * steps_per_epoch
+    training.record(network, patch_size // 4)
     with training.begin(crops, validation, steps_per_epoch, n_epochs):
         for epoch in training.epochs(patience=patience):
             for step, (lr, hr) in epoch:

@@ -18,7 +18,7 @@ from torch import nn
 
 from common import checkpoint, processes
 from common.data.crops import batches, to_device
-from common.device import choose_bfloat16, choose_device, describe, prepare_network
+from common.device import choose_bfloat16, choose_device, describe, prepare_network, record_passes
 from common.measure.validation import Validation
 from common.progress import progress_bar
 from common.run.folder import RunFolder
@@ -57,6 +57,16 @@ class Training:
     def prepare(self, network: nn.Module, **layout: Any) -> nn.Module:
         """Return the network on the run's device, in its fastest layout; see `prepare_network`."""
         return prepare_network(network, self.device, self.settings["compile"], **layout)
+
+    def record(self, network: nn.Module, size: int) -> None:
+        """On a GPU, replay its passes on LR crops of this size as CUDA graphs; see `record_passes`.
+
+        Not where it is compiled, or computes twice what it does not keep.
+        """
+        is_free = not (self.settings["compile"] or getattr(network, "checkpointing", False))
+        if self.device.type == "cuda" and is_free:
+            example = torch.zeros(self.settings["batch_size"], 3, size, size, device=self.device)
+            record_passes(network, example, self.bfloat16)
 
     def autocast(self) -> torch.autocast:
         """Return bfloat16 autocast, which needs no loss scaling, or what leaves precision alone."""

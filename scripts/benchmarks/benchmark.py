@@ -9,11 +9,13 @@ upscale    enlarging a photo against spandrel's network
 swinir     a step and enlarging with SwinIR and EDSR, against spandrel's SwinIR
 scaling    a training step on one process and on several
 precision  training in bfloat16 and in full precision: PSNR, time
+rounding   how far enlarging in bfloat16 is from full precision
 memory     what each training script needs with its defaults
 tiles      how far tiled results are from the whole image's, by margin
 
-Each but `tiles` also writes a JSON file and a picture in `--out`. `pip install spandrel` first, and
-`openvino` for upscaling's optional backend. Time at a quiet moment: other work changes the ratios.
+Each but `tiles` and `rounding` also writes a JSON file and a picture in `--out`. `pip install
+spandrel` first, and `openvino` for upscaling's optional backend. Time at a quiet moment: other work
+changes the ratios.
 """
 
 import importlib.util
@@ -23,7 +25,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -31,6 +33,7 @@ if not __package__:
 
 import skimage
 import torch
+import tyro
 
 from common.data.crops import PairedCrops
 from common.data.photos import read_image, to_tensor
@@ -41,12 +44,13 @@ from scripts.benchmarks.data import decode_each, from_store, large_photos
 from scripts.benchmarks.measuring import OUT, Side, measure, peak_memory, report
 from scripts.benchmarks.memory import SETTINGS, train_two_steps
 from scripts.benchmarks.precision import compared, psnr_and_seconds
+from scripts.benchmarks.rounding import rounding_of
 from scripts.benchmarks.scaling import efficiencies, seconds_of_steps
 from scripts.benchmarks.swinir import enlarge, psnr_step
 from scripts.benchmarks.train import gan_step, our_psnr_step, random_vgg, usual_psnr_step
 from scripts.benchmarks.upscale import our_upscale, usual_upscale, write_network
 from scripts.evidence.builtin_photos import builtin_photos
-from scripts.inference.models import load_model
+from scripts.inference.models import Backend, load_model
 
 NAMES = {torch.bfloat16: "bfloat16", torch.float32: "full precision"}
 PHOTO = Path(skimage.__file__).parent / "data" / "chelsea.png"
@@ -339,6 +343,31 @@ def precision(
     return {name: row["psnr_y"] for name, row in rows.items()}
 
 
+def rounding(
+    *,
+    models: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-m"])],
+    lr: Path,
+    hr: Path,
+    size: int = 4096,
+    backend: Backend = "torch",
+    device: str = "cpu",
+) -> dict[str, dict[str, float]]:
+    """Print how far enlarging in bfloat16 is from full precision; return it for each model.
+
+    Args:
+        models: checkpoints.
+        lr: folder of LR photos.
+        hr: folder of HR photos, paired by name.
+        size: LR pixels each way that photos are cut to.
+        backend: what computes, as upscale.py takes it.
+    """
+    rows = rounding_of(models, lr, hr, size, choose_device(device), {"backend": backend})
+    print(f"{'':42}{'mean/255':>10}{'worst':>10}{'PSNR-Y':>10}{'gain, dB':>10}")
+    for name, row in rows.items():
+        print(f"{name[-42:]:42}" + "".join(f"{value:10.3f}" for value in row.values()))
+    return rows
+
+
 def memory(
     *,
     scripts: tuple[str, ...] = tuple(SETTINGS),
@@ -386,7 +415,7 @@ def tiles(
     print(f"{'margin, LR pixels':42}" + "".join(f"{margin:>9}" for margin in margins))
     results = {}
     for name in models:
-        model = load_model(name, where)
+        model = load_model(name, where, precision="full")
         answers: dict[str, Callable[[], torch.Tensor]] = {name: lambda m=model: m.upscale(lr)}
         if model.has_samples:
             answers[f"{name}, a sample"] = lambda m=model: m.sample(lr, 1, seed=0)[0]
@@ -416,5 +445,5 @@ def _require_spandrel() -> None:
 
 
 if __name__ == "__main__":
-    parts = (data, train, degradation, upscale, swinir, scaling, precision, memory, tiles)
+    parts = (data, train, degradation, upscale, swinir, scaling, precision, rounding, memory, tiles)
     command_line({part.__name__: part for part in parts})

@@ -31,7 +31,7 @@ from common.data.photos import to_tensor, to_uint8
 from common.data.resize import imresize
 from CVAE.model import CVAE, Recognition
 from CycleGAN.model import Discriminator, GeneratorDown
-from ESRGAN.model import GeneratorRRDB, to_published
+from ESRGAN.model import DenseBlock, GeneratorRRDB, to_published
 from scripts.inference.models import Model, load_model
 from scripts.inference.weights import describe_weights
 from tests.test_every_network import make
@@ -290,13 +290,41 @@ def test_openvino_is_refused_where_it_cannot_be(tmp_path, monkeypatch):
         checkpoint.save(tmp_path / f"{name}.pth", make(name).state_dict())
     with pytest.raises(ValueError, match="CVAE, which has many answers"):
         load_model(tmp_path / "CVAE.pth", backend="openvino")
-    with pytest.raises(ValueError, match="leave precision out"):
+    with pytest.raises(ValueError, match="has no half precision"):
         load_model(tmp_path / "ESRGAN.pth", backend="openvino", precision="half")
     with pytest.raises(ValueError, match='backend "ncnn": expected'):
         load_model(tmp_path / "ESRGAN.pth", backend="ncnn")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ValueError, match="pip install openvino"):
         load_model(tmp_path / "ESRGAN.pth", backend="openvino")
+
+
+def test_bfloat16_adds_up_in_full_precision(tmp_path):
+    torch.manual_seed(0)
+    network = GeneratorRRDB(8, 16, 8, conv_last=False)
+    checkpoint.save(tmp_path / "a.pth", network.state_dict())
+    network = load_model(tmp_path / "a.pth", "cpu", precision="bfloat16").network
+    sums, products = [], []
+    for block in network.body.modules():
+        if isinstance(block, DenseBlock):
+            block.register_forward_hook(lambda m, arguments, sr: sums.append(sr.dtype))
+            block.conv5.register_forward_hook(lambda m, arguments, sr: products.append(sr.dtype))
+    lr = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert network(lr).dtype == torch.float32
+    assert set(sums) == {torch.float32} and set(products) == {torch.bfloat16}
+    assert network.conv_first.weight.dtype == network.conv_last.weight.dtype == torch.float32
+
+
+def test_openvinos_own_bfloat16_is_taken_only_when_asked_for(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    found = {"avx512_bf16": True, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    checkpoint.save(tmp_path / "a.pth", make("ESRGAN").state_dict())
+    for precision, expected in (("auto", "f32"), ("bfloat16", "bf16")):
+        model = load_model(tmp_path / "a.pth", backend="openvino", precision=precision)
+        hint = model.network.compiled.get_property("INFERENCE_PRECISION_HINT")
+        assert hint.get_type_name() == expected
 
 
 def test_bicubic_is_matlabs():

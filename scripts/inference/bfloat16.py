@@ -19,7 +19,8 @@ Precision = Literal["auto", "full", "bfloat16", "half"]
 # Kinds of networks that lose 0.25 of 255 in the mean at most, and 0.01 dB.
 LOSE_LITTLE = ("ESRGAN", "EDSR", "SwinIR", "CycleGAN", "SRVAE", "CVAE")
 _PRODUCTS = nn.Conv2d, nn.ConvTranspose2d, nn.Linear
-_IMAGE = 3, 3 * 4**2  # channels of an image, and of one that is shuffled to HR's size afterwards
+_COLOURS = 3
+_SHUFFLED = 3 * 4**2  # channels of what is shuffled to HR's size
 
 
 def choose_precision(wanted: Precision, name: str, device: torch.device) -> Precision:
@@ -40,13 +41,16 @@ def use_bfloat16(network: nn.Module) -> nn.Module:
     """
     for layer in network.modules():
         if isinstance(layer, _PRODUCTS):
-            sides = () if isinstance(layer, nn.Linear) else (layer.in_channels, layer.out_channels)
-            if not any(n in _IMAGE for n in sides):
+            if isinstance(layer, nn.Linear) or not _is_outer(layer):
                 layer.bfloat16()
             layer.register_forward_pre_hook(_as_weights)
         elif hasattr(layer, "grow"):  # what dense blocks join is rounded once, before
             layer.grow = _of_bfloat16(layer.grow)
     return network
+
+
+def _is_outer(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    return layer.in_channels == _COLOURS or layer.out_channels in (_COLOURS, _SHUFFLED)
 
 
 def _as_weights(layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> torch.Tensor:

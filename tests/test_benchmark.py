@@ -11,7 +11,7 @@ from torch.nn import functional
 from common.device import choose_bfloat16
 from ESRGAN.losses import relativistic_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB
-from scripts.benchmarks import benchmark, swinir
+from scripts.benchmarks import benchmark, swinir, upscale
 from scripts.benchmarks.measuring import Side, measure, peak_memory
 from scripts.benchmarks.memory import train_two_steps
 from scripts.benchmarks.precision import psnr_and_seconds
@@ -103,13 +103,25 @@ def test_our_gan_step_passes_each_image_through_the_discriminator_once(vgg_file)
     assert len(seen) == 2 + 5
 
 
-def test_benchmark_of_upscaling_compares_equal_results(tmp_path):
+def test_benchmark_of_upscaling_compares_equal_results(tmp_path, monkeypatch):
     pytest.importorskip("spandrel")
-    ratios = benchmark.upscale(n_blocks=1, size=24, rounds=1, out=tmp_path, peaks=False)
-    sides = written(tmp_path, "upscale")
-    assert sides.keys() == ratios.keys() and {"spandrel", "ours"} <= ratios.keys()
-    assert all(side["difference"] < 1e-5 and side["gflop"] > 0 for side in sides.values())
-    assert all(side["first_use_s"] > 0 for side in sides.values())
+    monkeypatch.setattr(upscale, "choose_bfloat16", lambda device: True)
+    networks = {"ESRGAN": "", "SwinIR": "_swinir", "SRVAE": "_srvae"}
+    options = {"networks": tuple(networks), "n_blocks": 1, "size": 24, "rounds": 1}
+    ratios = benchmark.upscale(**options, out=tmp_path, peaks=False)
+    sides = {}
+    for kind, ending in networks.items():
+        found = written(tmp_path, f"upscale{ending}")
+        full, low = (found[f"{kind}: ours, {p}"] for p in ("full precision", "bfloat16"))
+        assert full["difference"] < 1e-5 < low["difference"]
+        assert max(full["difference"], low["difference"]) < 0.05
+        sides |= found
+    assert sides.keys() == ratios.keys() and "ESRGAN: spandrel" in ratios
+    assert all(side["first_use_s"] > 0 and side["gflop"] > 0 for side in sides.values())
+    with pytest.raises(
+        ValueError, match=r"networks holds \['RCAN'\], expected some of ESRGAN, EDSR"
+    ):
+        benchmark.upscale(networks=("RCAN",))
 
 
 def test_benchmark_of_swinir_compares_equal_networks(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@
 data       crops from the pixel store against decoding a PNG for each
 train      steps of both stages against spandrel's network in a plain loop
 degradation  what making LR while training adds to a step
-upscale    enlarging a photo against spandrel's network
+upscale    enlarging a photo against spandrel's network, in each precision
 swinir     a step and enlarging with SwinIR and EDSR, against spandrel's SwinIR
 scaling    a training step on one process and on several
 precision  training in bfloat16 and in full precision: PSNR, time
@@ -48,7 +48,7 @@ from scripts.benchmarks.rounding import rounding_of
 from scripts.benchmarks.scaling import efficiencies, seconds_of_steps
 from scripts.benchmarks.swinir import enlarge, psnr_step
 from scripts.benchmarks.train import gan_step, our_psnr_step, random_vgg, usual_psnr_step
-from scripts.benchmarks.upscale import our_upscale, usual_upscale, write_network
+from scripts.benchmarks.upscale import NETWORKS, sides_of, write_network
 from scripts.evidence.builtin_photos import builtin_photos
 from scripts.inference.models import Backend, load_model
 
@@ -185,6 +185,7 @@ def degradation(
 
 def upscale(
     *,
+    networks: tuple[str, ...] = ("ESRGAN", *NETWORKS),
     n_blocks: int = 23,
     size: int = 256,
     rounds: int = 5,
@@ -195,7 +196,8 @@ def upscale(
     """Compare enlarging a photo of `size` x `size` four times; return each side's ratio.
 
     Args:
-        n_blocks: RRDBs of 64 features and growth 32.
+        networks: which, one after the other, each with its own usual way.
+        n_blocks: ESRGAN's RRDBs, of 64 features and growth 32.
         size: LR pixels each way, up to 300; the photo is chelsea.
         rounds: how often each side is measured.
         out: folder of the JSON file and the picture.
@@ -205,21 +207,21 @@ def upscale(
     where = choose_device(device)
     options = _options("images", rounds, out, peaks, where)
     lr = to_tensor(read_image(PHOTO))[..., :size, 90 : 90 + size].contiguous()
+    unknown = [kind for kind in networks if kind not in ("ESRGAN", *NETWORKS)]
+    if unknown:
+        raise ValueError(
+            f"networks holds {unknown}, expected some of ESRGAN, {', '.join(NETWORKS)}"
+        )
+    if where.type == "cpu" and not importlib.util.find_spec("openvino"):
+        print("without OpenVINO, which is not installed: pip install openvino")
+    ratios = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = write_network(Path(folder), n_blocks)
-        ours = partial(our_upscale, path, lr, str(where))
-        sides = [
-            Side("spandrel", partial(usual_upscale, path, lr, str(where)), 1),
-            Side("ours", partial(ours, {}), 1),
-        ]
-        if where.type == "cuda":
-            half = partial(ours, {"precision": "half"})
-            sides.append(Side("ours, half precision", half, 1, precision=torch.float16))
-        elif importlib.util.find_spec("openvino"):
-            sides.append(Side("ours, OpenVINO", partial(ours, {"backend": "openvino"}), 1))
-        else:
-            print("without OpenVINO, which is not installed: pip install openvino")
-        return measure("upscale", sides, **options)
+        for kind in networks:
+            path = write_network(Path(folder), n_blocks, kind)
+            sides = sides_of(kind, path, lr, where)
+            part = "upscale" if kind == "ESRGAN" else f"upscale_{kind.lower()}"
+            ratios |= measure(part, sides, **options)
+    return ratios
 
 
 def swinir(

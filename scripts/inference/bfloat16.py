@@ -3,7 +3,7 @@
 Under plain autocast all that goes from layer to layer is rounded, which costs 0.6 of 255 in the
 mean after 23 RRDBs. Here only what large products take and give is rounded: sums over many blocks
 are float32, as float32 and bfloat16 add up to float32, and so are the layers that take or give an
-image. What that costs is measured by `scripts/benchmarks/benchmark.py rounding`.
+image or end a body. What that costs is measured by `scripts/benchmarks/benchmark.py rounding`.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ Precision = Literal["auto", "full", "bfloat16", "half"]
 # Kinds of networks that lose 0.25 of 255 in the mean at most, and 0.01 dB.
 LOSE_LITTLE = ("ESRGAN", "EDSR", "SwinIR", "CycleGAN", "SRVAE", "CVAE")
 _PRODUCTS = nn.Conv2d, nn.ConvTranspose2d, nn.Linear
+_BODY_ENDS = {"trunk_conv", "conv_after_body"}  # small, and most of what a SwinIR would lose
 _COLOURS = 3
 _SHUFFLED = 3 * 4**2  # channels of what is shuffled to HR's size
 
@@ -35,13 +36,13 @@ def choose_precision(wanted: Precision, name: str, device: torch.device) -> Prec
 
 
 def use_bfloat16(network: nn.Module) -> nn.Module:
-    """Let all products in one of our networks be in bfloat16 but the first and the last.
+    """Let products in one of our networks be in bfloat16: not the first, the last, a body's end.
 
     Returns `network`; its weights are rounded, so it is for enlarging only.
     """
-    for layer in network.modules():
+    for name, layer in network.named_modules():
         if isinstance(layer, _PRODUCTS):
-            if isinstance(layer, nn.Linear) or not _is_outer(layer):
+            if not (_is_outer(layer) or _BODY_ENDS & set(name.split("."))):
                 layer.bfloat16()
             layer.register_forward_pre_hook(_as_weights)
         elif hasattr(layer, "grow"):  # what dense blocks join is rounded once, before
@@ -49,7 +50,9 @@ def use_bfloat16(network: nn.Module) -> nn.Module:
     return network
 
 
-def _is_outer(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+def _is_outer(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Linear):
+        return False
     return layer.in_channels == _COLOURS or layer.out_channels in (_COLOURS, _SHUFFLED)
 
 

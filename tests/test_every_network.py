@@ -80,7 +80,7 @@ def test_what_is_saved_is_loaded_with_its_sizes(name, suffix, tmp_path):
     network, path = make(name), tmp_path / f"weights{suffix}"
     save = save_file if suffix == ".safetensors" else lambda w, file: checkpoint.save(file, w)
     save(network.state_dict(), path)
-    model = load_model(path, "cpu")
+    model = load_model(path, "cpu", precision="full")
     assert model.name == family_of(name) and model.margin <= FAMILIES[model.name].MARGIN
     assert type(model.network) is type(network) and not model.network.training
     expected, found = network.state_dict(), model.network.state_dict()

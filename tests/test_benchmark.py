@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from common import checkpoint
 from common.device import choose_bfloat16
 from ESRGAN.losses import relativistic_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB
@@ -171,6 +172,18 @@ def test_benchmark_of_the_tiles_measures_every_model(capsys):
     differences = benchmark.tiles(models=("bicubic",), tile=120, device="cpu")
     assert len(differences["bicubic"]) == 4 and max(differences["bicubic"]) < 0.01
     assert "bicubic" in capsys.readouterr().out
+
+
+def test_benchmark_of_rounding_compares_bfloat16_with_full_precision(dataset, tmp_path, capsys):
+    torch.manual_seed(0)
+    path = tmp_path / "a.pth"
+    checkpoint.save(path, GeneratorRRDB(1, 8, 4).state_dict())
+    folders = {"lr": dataset.valid_lr, "hr": dataset.valid_hr}
+    rows = benchmark.rounding(models=("bicubic", str(path)), **folders, size=24)
+    assert rows["bicubic"]["mean"] == rows["bicubic"]["gain_db"] == 0
+    row = rows[str(path)]
+    assert 0 < row["mean"] <= row["worst_photo"] < 0.25 and abs(row["gain_db"]) < 0.01
+    assert "gain, dB" in capsys.readouterr().out
 
 
 def test_benchmark_of_memory_trains_each_script(tmp_path, monkeypatch):

@@ -33,12 +33,14 @@ class DenseBlock(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.add(x, self.grow(x), alpha=0.2)
+
+    def grow(self, x: torch.Tensor) -> torch.Tensor:
         x1 = self.lrelu(self.conv1(x))  # (N, growth, H, W)
         x2 = self.lrelu(self.conv2(torch.cat((x, x1), 1)))
         x3 = self.lrelu(self.conv3(torch.cat((x, x1, x2), 1)))
         x4 = self.lrelu(self.conv4(torch.cat((x, x1, x2, x3), 1)))
-        x5 = self.conv5(torch.cat((x, x1, x2, x3, x4), 1))  # (N, n_features, H, W)
-        return torch.add(x, x5, alpha=0.2)
+        return self.conv5(torch.cat((x, x1, x2, x3, x4), 1))  # (N, n_features, H, W)
 
 
 class RRDB(nn.Module):

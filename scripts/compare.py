@@ -31,7 +31,7 @@ from common.measure.pictures import busiest_crop
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.inference.figures import titles
-from scripts.inference.models import load_model
+from scripts.inference.models import Precision, load_model
 from scripts.inference.outputs import refuse_to_replace
 
 _COLOURS = ("#e6194b", "#0072b2", "#2ca02c", "#e69f00")  # of the crops' frames
@@ -60,6 +60,7 @@ def compare(
     out: Path = Path("compare.png"),  # the picture, .png or .pdf
     overwrite: bool = False,  # replace a picture that is there already
     device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
+    precision: Precision = "auto",  # auto: bfloat16 where that is fast and costs little
 ) -> Path:
     """Write the picture and return its path.
 
@@ -96,7 +97,7 @@ def compare(
                 "pixels"
             )
     where = choose_device(device)
-    networks = [load_model(name, where) for name in models]
+    networks = [load_model(name, where, precision=precision) for name in models]
     results = []
     pairs = zip(names or titles(list(models)), networks, strict=True)
     for name, network in progress_bar(list(pairs), unit="model"):

@@ -29,6 +29,7 @@ if not __package__:
 import tyro
 
 from common.run.flags import command_line
+from scripts.inference.models import Precision
 from scripts.inference.pictures import example_photos
 from scripts.inference.service import Bounds, Service, Wish, find_checkpoints, titles_of
 from scripts.inference.visits import Stopped
@@ -58,6 +59,7 @@ def demo(
     megapixels: float = 16.0,  # of a photo, at most
     megapixels_made: float = 256.0,  # of all pictures made of it at a time, at most
     device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
+    precision: Precision = "auto",  # auto: bfloat16 where that is fast and costs little
 ) -> None:
     """Show the page until Ctrl-C.
 
@@ -78,7 +80,8 @@ def demo(
         served.mkdir()
         examples.mkdir()
         os.environ["GRADIO_TEMP_DIR"] = str(served)  # what lies there is shown without a copy
-        service = Service(found, device, served, Bounds(megapixels, megapixels_made))
+        bounds = Bounds(megapixels, megapixels_made)
+        service = Service(found, device, served, bounds, precision)
         page, options = build(service, example_photos(examples))
         print(f"http://{host}:{port} (Ctrl-C ends it)")
         try:

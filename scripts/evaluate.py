@@ -46,7 +46,7 @@ from scripts.inference.figures import (
     titles,
 )
 from scripts.inference.lpips import load_lpips
-from scripts.inference.models import Model, load_model
+from scripts.inference.models import Model, Precision, load_model
 from scripts.inference.niqe import niqe
 from scripts.inference.outputs import refuse_to_replace
 
@@ -83,6 +83,7 @@ def evaluate(
     markdown: Path | None = None,  # write the table
     overwrite: bool = False,  # replace such files that are there already
     device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
+    precision: Precision = "auto",  # auto: bfloat16 where that is fast and costs little
 ) -> list[dict[str, Any]]:
     """Print the table, write the files, and return a dict for each model.
 
@@ -111,7 +112,9 @@ def evaluate(
     photos = list_photos(lr, hr)
     read = [path for photo in photos for path in (photo.lr, photo.hr) if path]
     refuse_to_replace([csv, json, markdown], [*models, *read], overwrite)
-    networks = [load_model(name, where, self_ensemble=self_ensemble) for name in models]
+    options = {"precision": precision, "self_ensemble": self_ensemble}
+    networks = [load_model(name, where, **options) for name in models]
+    machine = describe(where, any(network.precision == "bfloat16" for network in networks))
     refuse_unreadable(read)
     for network in networks:
         network.upscale(torch.rand(1, 3, 16, 16))  # what is done once is not timed
@@ -119,7 +122,7 @@ def evaluate(
     spatial_lpips = load_lpips(where, spatial=True)[0] if lpips else None
     images: list[list[dict[str, Any]]] = [[] for _ in models]
     niqe_of_hr: list[float] = []
-    with progress_bar(total=len(models) * len(photos), unit="photo", desc=describe(where)) as bar:
+    with progress_bar(total=len(models) * len(photos), unit="photo", desc=machine) as bar:
         for batch in _batches(photos, batch_pixels, where):
             if batch.hr is not None:
                 niqe_of_hr += niqe(batch.hr[_INNER]).tolist()
@@ -133,7 +136,7 @@ def evaluate(
         figures.sort(key=lambda row: row["image"])
         results.append({"model": name} | means(figures) | {"images": figures})
     text = table(results)
-    notes = [f"{len(photos)} photos of {hr or lr}, {describe(where)}, torch {torch.__version__}"]
+    notes = [f"{len(photos)} photos of {hr or lr}, {machine}, torch {torch.__version__}"]
     notes += [note_on_niqe(results, niqe_of_hr), why]
     text += "".join(f"\n{note}\n" for note in notes if note)
     print(f"\n{text}", end="")

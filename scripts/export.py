@@ -57,7 +57,7 @@ def export(
     if str(model) == "bicubic":
         raise ValueError("bicubic has no weights: name a checkpoint")
     refuse_to_replace([out], [model], overwrite)
-    loaded = load_model(model, "cpu")
+    loaded = load_model(model, "cpu", precision="full")
     if out.suffix == ".onnx":
         if published:
             raise ValueError("an ONNX network has no key names: leave --published out")

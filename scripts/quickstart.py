@@ -101,7 +101,7 @@ def quickstart(
     networks = {
         "PSNR stage": _load(out_dir / "generator_psnr.pth", where),
         "GAN stage": _load(out_dir / "generator.pth", where),
-        "shipped esrgan": load_model("esrgan", where).network,
+        "shipped esrgan": load_model("esrgan", where, precision="full").network,
     }
     rows, scores = [], {}
     for lr_path, hr_path in list_pairs(valid_lr_folder, valid_hr_folder):

@@ -78,7 +78,7 @@ def upscale(
     self_ensemble: bool = False,  # mean over flips and turns: nearer to HR, 8 times as long
     overwrite: bool = False,  # write anew what is there already
     device: str = "auto",  # a GPU where there is one; or "cuda", "cuda:1", "cpu"
-    precision: Precision = "full",  # half: float16, for GPUs; within 1/255 of full
+    precision: Precision = "auto",  # auto: bfloat16 where fast and close; half: float16, GPUs
     backend: Backend = "torch",  # openvino: faster on a CPU, if installed; ESRGAN and CycleGAN
 ) -> int:
     """Enlarge the photos and return how many could not be; each is named with the reason.

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from common import checkpoint
 from common.device import choose_bfloat16
 from ESRGAN.losses import relativistic_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB
-from scripts.benchmarks import benchmark, swinir
+from scripts.benchmarks import benchmark, swinir, upscale
 from scripts.benchmarks.measuring import Side, measure, peak_memory
 from scripts.benchmarks.memory import train_two_steps
 from scripts.benchmarks.precision import psnr_and_seconds
@@ -103,13 +104,25 @@ def test_our_gan_step_passes_each_image_through_the_discriminator_once(vgg_file)
     assert len(seen) == 2 + 5
 
 
-def test_benchmark_of_upscaling_compares_equal_results(tmp_path):
+def test_benchmark_of_upscaling_compares_equal_results(tmp_path, monkeypatch):
     pytest.importorskip("spandrel")
-    ratios = benchmark.upscale(n_blocks=1, size=24, rounds=1, out=tmp_path, peaks=False)
-    sides = written(tmp_path, "upscale")
-    assert sides.keys() == ratios.keys() and {"spandrel", "ours"} <= ratios.keys()
-    assert all(side["difference"] < 1e-5 and side["gflop"] > 0 for side in sides.values())
-    assert all(side["first_use_s"] > 0 for side in sides.values())
+    monkeypatch.setattr(upscale, "choose_bfloat16", lambda device: True)
+    networks = {"ESRGAN": "", "SwinIR": "_swinir", "SRVAE": "_srvae"}
+    options = {"networks": tuple(networks), "n_blocks": 1, "size": 24, "rounds": 1}
+    ratios = benchmark.upscale(**options, out=tmp_path, peaks=False)
+    sides = {}
+    for kind, ending in networks.items():
+        found = written(tmp_path, f"upscale{ending}")
+        full, low = (found[f"{kind}: ours, {p}"] for p in ("full precision", "bfloat16"))
+        assert full["difference"] < 1e-5 < low["difference"]
+        assert max(full["difference"], low["difference"]) < 0.05
+        sides |= found
+    assert sides.keys() == ratios.keys() and "ESRGAN: spandrel" in ratios
+    assert all(side["first_use_s"] > 0 and side["gflop"] > 0 for side in sides.values())
+    with pytest.raises(
+        ValueError, match=r"networks holds \['RCAN'\], expected some of ESRGAN, EDSR"
+    ):
+        benchmark.upscale(networks=("RCAN",))
 
 
 def test_benchmark_of_swinir_compares_equal_networks(tmp_path, monkeypatch):
@@ -159,6 +172,18 @@ def test_benchmark_of_the_tiles_measures_every_model(capsys):
     differences = benchmark.tiles(models=("bicubic",), tile=120, device="cpu")
     assert len(differences["bicubic"]) == 4 and max(differences["bicubic"]) < 0.01
     assert "bicubic" in capsys.readouterr().out
+
+
+def test_benchmark_of_rounding_compares_bfloat16_with_full_precision(dataset, tmp_path, capsys):
+    torch.manual_seed(0)
+    path = tmp_path / "a.pth"
+    checkpoint.save(path, GeneratorRRDB(1, 8, 4).state_dict())
+    folders = {"lr": dataset.valid_lr, "hr": dataset.valid_hr}
+    rows = benchmark.rounding(models=("bicubic", str(path)), **folders, size=24)
+    assert rows["bicubic"]["mean"] == rows["bicubic"]["gain_db"] == 0
+    row = rows[str(path)]
+    assert 0 < row["mean"] <= row["worst_photo"] < 0.25 and abs(row["gain_db"]) < 0.01
+    assert "gain, dB" in capsys.readouterr().out
 
 
 def test_benchmark_of_memory_trains_each_script(tmp_path, monkeypatch):

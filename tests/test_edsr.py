@@ -74,7 +74,7 @@ def test_published_files_load_with_and_without_the_mean(has_means, tmp_path):
     weights = weights if has_means else {k: v for k, v in weights.items() if "_mean" not in k}
     torch.save(weights, tmp_path / "edsr_x4.pt")
     lr = torch.rand(1, 3, 7, 9)
-    model = load_model(tmp_path / "edsr_x4.pt", "cpu")
+    model = load_model(tmp_path / "edsr_x4.pt", "cpu", precision="full")
     assert model.name == "EDSR" and len(model.network.body) == 4
     torch.testing.assert_close(model.upscale(lr), network(lr).clamp(0, 1).detach())
 

@@ -80,7 +80,7 @@ def test_what_is_saved_is_loaded_with_its_sizes(name, suffix, tmp_path):
     network, path = make(name), tmp_path / f"weights{suffix}"
     save = save_file if suffix == ".safetensors" else lambda w, file: checkpoint.save(file, w)
     save(network.state_dict(), path)
-    model = load_model(path, "cpu")
+    model = load_model(path, "cpu", precision="full")
     assert model.name == family_of(name) and model.margin <= FAMILIES[model.name].MARGIN
     assert type(model.network) is type(network) and not model.network.training
     expected, found = network.state_dict(), model.network.state_dict()
@@ -184,6 +184,32 @@ def test_tiles_that_are_made_smaller_for_memory_stay_on_the_grid(name):
     model.upscale(photo(3, 20, 400))
     assert len(places) > 2
     assert all(n % FAMILIES[model.name].GRID == 0 for place in places for n in place)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_bfloat16_is_within_a_quarter_of_a_255th_in_the_mean(name, tmp_path):
+    checkpoint.save(tmp_path / "a.pth", make(name).state_dict())
+    lr = photo(3, 40, 30)
+    full, low = (
+        load_model(tmp_path / "a.pth", "cpu", precision=precision).upscale(lr)
+        for precision in ("full", "bfloat16")
+    )
+    assert low.dtype == torch.float32 and 0 < (low - full).abs().mean() <= 0.25 / 255
+
+
+@pytest.mark.parametrize("has_it, used", [(True, "bfloat16"), (False, "full")])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_auto_is_bfloat16_only_where_the_device_has_it(name, has_it, used, tmp_path, monkeypatch):
+    found = {"avx512_bf16": has_it, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    path = "bicubic"
+    if name != "bicubic":
+        path = tmp_path / "a.pth"
+        checkpoint.save(path, make(name).state_dict())
+    model = load_model(path, "cpu")
+    assert model.precision == ("full" if name == "bicubic" else used)
+    types = {weight.dtype for weight in model.network.parameters()}
+    assert (torch.bfloat16 in types) == (model.precision == "bfloat16")
 
 
 @pytest.mark.parametrize("name", NETWORKS)

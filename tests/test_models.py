@@ -31,7 +31,7 @@ from common.data.photos import to_tensor, to_uint8
 from common.data.resize import imresize
 from CVAE.model import CVAE, Recognition
 from CycleGAN.model import Discriminator, GeneratorDown
-from ESRGAN.model import GeneratorRRDB, to_published
+from ESRGAN.model import DenseBlock, GeneratorRRDB, to_published
 from scripts.inference.models import Model, load_model
 from scripts.inference.weights import describe_weights
 from tests.test_every_network import make
@@ -45,7 +45,8 @@ def test_published_names_are_found(tmp_path):
     lr = to_tensor(PIXELS)
     with torch.inference_mode():
         expected = network(lr).clamp(0, 1)
-    torch.testing.assert_close(load_model(tmp_path / "a.pth", "cpu").upscale(lr), expected)
+    found = load_model(tmp_path / "a.pth", "cpu", precision="full").upscale(lr)
+    torch.testing.assert_close(found, expected)
 
 
 def test_of_several_networks_in_a_file_none_is_guessed(tmp_path):
@@ -120,7 +121,7 @@ def test_self_ensemble_is_the_mean_over_eight_ways_to_turn_and_flip(tmp_path):
     torch.manual_seed(0)
     network = GeneratorRRDB(1, 8, 4).eval()
     checkpoint.save(tmp_path / "a.pth", network.state_dict())
-    model = load_model(tmp_path / "a.pth", "cpu", self_ensemble=True)
+    model = load_model(tmp_path / "a.pth", "cpu", precision="full", self_ensemble=True)
     lr = torch.rand(1, 3, 5, 9)
     answers = []
     with torch.inference_mode():
@@ -272,7 +273,7 @@ def test_where_float16_overflows_full_precision_is_taken():
 def test_openvino_gives_the_same_image_at_any_size(name, tmp_path):
     pytest.importorskip("openvino")
     checkpoint.save(tmp_path / "a.pth", make(name).state_dict())
-    plain = load_model(tmp_path / "a.pth", "cpu")
+    plain = load_model(tmp_path / "a.pth", "cpu", precision="full")
     fast = load_model(tmp_path / "a.pth", backend="openvino")
     assert fast.device.type == "cpu" and fast.name == plain.name
     precision = fast.network.compiled.get_property("INFERENCE_PRECISION_HINT")
@@ -290,13 +291,51 @@ def test_openvino_is_refused_where_it_cannot_be(tmp_path, monkeypatch):
         checkpoint.save(tmp_path / f"{name}.pth", make(name).state_dict())
     with pytest.raises(ValueError, match="CVAE, which has many answers"):
         load_model(tmp_path / "CVAE.pth", backend="openvino")
-    with pytest.raises(ValueError, match="leave precision out"):
+    with pytest.raises(ValueError, match="has no half precision"):
         load_model(tmp_path / "ESRGAN.pth", backend="openvino", precision="half")
     with pytest.raises(ValueError, match='backend "ncnn": expected'):
         load_model(tmp_path / "ESRGAN.pth", backend="ncnn")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ValueError, match="pip install openvino"):
         load_model(tmp_path / "ESRGAN.pth", backend="openvino")
+
+
+def test_bfloat16_adds_up_in_full_precision(tmp_path):
+    torch.manual_seed(0)
+    network = GeneratorRRDB(8, 16, 8, conv_last=False)
+    checkpoint.save(tmp_path / "a.pth", network.state_dict())
+    network = load_model(tmp_path / "a.pth", "cpu", precision="bfloat16").network
+    sums, products = [], []
+    for block in network.body.modules():
+        if isinstance(block, DenseBlock):
+            block.register_forward_hook(lambda m, arguments, sr: sums.append(sr.dtype))
+            block.conv5.register_forward_hook(lambda m, arguments, sr: products.append(sr.dtype))
+    lr = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert network(lr).dtype == torch.float32
+    assert set(sums) == {torch.float32} and set(products) == {torch.bfloat16}
+    assert network.conv_first.weight.dtype == network.conv_last.weight.dtype == torch.float32
+
+
+def test_foreign_networks_have_no_bfloat16(tmp_path, monkeypatch):
+    found = {"avx512_bf16": True, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    foreign = SPAN.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=4)
+    checkpoint.save(tmp_path / "a.pth", foreign.state_dict())
+    assert load_model(tmp_path / "a.pth", "cpu").precision == "full"
+    with pytest.raises(ValueError, match=r"SPAN .*, which has no bfloat16: leave precision out"):
+        load_model(tmp_path / "a.pth", "cpu", precision="bfloat16")
+
+
+def test_openvinos_own_bfloat16_is_taken_only_when_asked_for(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    found = {"avx512_bf16": True, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    checkpoint.save(tmp_path / "a.pth", make("ESRGAN").state_dict())
+    for precision, expected in (("auto", "f32"), ("bfloat16", "bf16")):
+        model = load_model(tmp_path / "a.pth", backend="openvino", precision=precision)
+        hint = model.network.compiled.get_property("INFERENCE_PRECISION_HINT")
+        assert hint.get_type_name() == expected
 
 
 def test_bicubic_is_matlabs():

@@ -235,7 +235,8 @@ def test_readme_names_files_and_flags_that_exist():
             seen |= names
     assert {"n_blocks", "n_features", "jobs"} <= seen
     everywhere = {flag.replace("-", "_") for flag in re.findall(r"--(?:no-)?([a-z][\w-]+)", text)}
-    functions = [*FUNCTIONS.values(), benchmark.train, benchmark.swinir, stress, download_div2k]
+    parts = benchmark.train, benchmark.swinir, benchmark.upscale, benchmark.scaling
+    functions = [*FUNCTIONS.values(), *parts, stress, download_div2k]
     known = set().union(*(inspect.signature(function).parameters for function in functions))
     known |= {"help", "nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint"}  # torchrun's
     assert {"degradation", "ablation", "resume"} <= everywhere <= known

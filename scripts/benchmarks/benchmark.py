@@ -5,15 +5,17 @@
 data       crops from the pixel store against decoding a PNG for each
 train      steps of both stages against spandrel's network in a plain loop
 degradation  what making LR while training adds to a step
-upscale    enlarging a photo against spandrel's network
+upscale    enlarging a photo against spandrel's network, in each precision
 swinir     a step and enlarging with SwinIR and EDSR, against spandrel's SwinIR
 scaling    a training step on one process and on several
 precision  training in bfloat16 and in full precision: PSNR, time
+rounding   how far enlarging in bfloat16 is from full precision
 memory     what each training script needs with its defaults
 tiles      how far tiled results are from the whole image's, by margin
 
-Each but `tiles` also writes a JSON file and a picture in `--out`. `pip install spandrel` first, and
-`openvino` for upscaling's optional backend. Time at a quiet moment: other work changes the ratios.
+Each but `tiles` and `rounding` also writes a JSON file and a picture in `--out`. `pip install
+spandrel` first, and `openvino` for upscaling's optional backend. Time at a quiet moment: other work
+changes the ratios.
 """
 
 import importlib.util
@@ -23,7 +25,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -31,6 +33,7 @@ if not __package__:
 
 import skimage
 import torch
+import tyro
 
 from common.data.crops import PairedCrops
 from common.data.photos import read_image, to_tensor
@@ -41,12 +44,13 @@ from scripts.benchmarks.data import decode_each, from_store, large_photos
 from scripts.benchmarks.measuring import OUT, Side, measure, peak_memory, report
 from scripts.benchmarks.memory import SETTINGS, train_two_steps
 from scripts.benchmarks.precision import compared, psnr_and_seconds
+from scripts.benchmarks.rounding import rounding_of
 from scripts.benchmarks.scaling import efficiencies, seconds_of_steps
 from scripts.benchmarks.swinir import enlarge, psnr_step
 from scripts.benchmarks.train import gan_step, our_psnr_step, random_vgg, usual_psnr_step
-from scripts.benchmarks.upscale import our_upscale, usual_upscale, write_network
+from scripts.benchmarks.upscale import NETWORKS, sides_of, write_network
 from scripts.evidence.builtin_photos import builtin_photos
-from scripts.inference.models import load_model
+from scripts.inference.models import Backend, load_model
 
 NAMES = {torch.bfloat16: "bfloat16", torch.float32: "full precision"}
 PHOTO = Path(skimage.__file__).parent / "data" / "chelsea.png"
@@ -181,6 +185,7 @@ def degradation(
 
 def upscale(
     *,
+    networks: tuple[str, ...] = ("ESRGAN", *NETWORKS),
     n_blocks: int = 23,
     size: int = 256,
     rounds: int = 5,
@@ -191,7 +196,8 @@ def upscale(
     """Compare enlarging a photo of `size` x `size` four times; return each side's ratio.
 
     Args:
-        n_blocks: RRDBs of 64 features and growth 32.
+        networks: which, one after the other, each with its own usual way.
+        n_blocks: ESRGAN's RRDBs, of 64 features and growth 32.
         size: LR pixels each way, up to 300; the photo is chelsea.
         rounds: how often each side is measured.
         out: folder of the JSON file and the picture.
@@ -201,21 +207,21 @@ def upscale(
     where = choose_device(device)
     options = _options("images", rounds, out, peaks, where)
     lr = to_tensor(read_image(PHOTO))[..., :size, 90 : 90 + size].contiguous()
+    unknown = [kind for kind in networks if kind not in ("ESRGAN", *NETWORKS)]
+    if unknown:
+        raise ValueError(
+            f"networks holds {unknown}, expected some of ESRGAN, {', '.join(NETWORKS)}"
+        )
+    if where.type == "cpu" and not importlib.util.find_spec("openvino"):
+        print("without OpenVINO, which is not installed: pip install openvino")
+    ratios = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = write_network(Path(folder), n_blocks)
-        ours = partial(our_upscale, path, lr, str(where))
-        sides = [
-            Side("spandrel", partial(usual_upscale, path, lr, str(where)), 1),
-            Side("ours", partial(ours, {}), 1),
-        ]
-        if where.type == "cuda":
-            half = partial(ours, {"precision": "half"})
-            sides.append(Side("ours, half precision", half, 1, precision=torch.float16))
-        elif importlib.util.find_spec("openvino"):
-            sides.append(Side("ours, OpenVINO", partial(ours, {"backend": "openvino"}), 1))
-        else:
-            print("without OpenVINO, which is not installed: pip install openvino")
-        return measure("upscale", sides, **options)
+        for kind in networks:
+            path = write_network(Path(folder), n_blocks, kind)
+            sides = sides_of(kind, path, lr, where)
+            part = "upscale" if kind == "ESRGAN" else f"upscale_{kind.lower()}"
+            ratios |= measure(part, sides, **options)
+    return ratios
 
 
 def swinir(
@@ -339,6 +345,31 @@ def precision(
     return {name: row["psnr_y"] for name, row in rows.items()}
 
 
+def rounding(
+    *,
+    models: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-m"])],
+    lr: Path,
+    hr: Path,
+    size: int = 4096,
+    backend: Backend = "torch",
+    device: str = "cpu",
+) -> dict[str, dict[str, float]]:
+    """Print how far enlarging in bfloat16 is from full precision; return it for each model.
+
+    Args:
+        models: checkpoints.
+        lr: folder of LR photos.
+        hr: folder of HR photos, paired by name.
+        size: LR pixels each way that photos are cut to.
+        backend: what computes, as upscale.py takes it.
+    """
+    rows = rounding_of(models, lr, hr, size, choose_device(device), {"backend": backend})
+    print(f"{'':42}{'mean/255':>10}{'worst':>10}{'PSNR-Y':>10}{'gain, dB':>10}")
+    for name, row in rows.items():
+        print(f"{name[-42:]:42}" + "".join(f"{value:10.3f}" for value in row.values()))
+    return rows
+
+
 def memory(
     *,
     scripts: tuple[str, ...] = tuple(SETTINGS),
@@ -386,7 +417,7 @@ def tiles(
     print(f"{'margin, LR pixels':42}" + "".join(f"{margin:>9}" for margin in margins))
     results = {}
     for name in models:
-        model = load_model(name, where)
+        model = load_model(name, where, precision="full")
         answers: dict[str, Callable[[], torch.Tensor]] = {name: lambda m=model: m.upscale(lr)}
         if model.has_samples:
             answers[f"{name}, a sample"] = lambda m=model: m.sample(lr, 1, seed=0)[0]
@@ -416,5 +447,5 @@ def _require_spandrel() -> None:
 
 
 if __name__ == "__main__":
-    parts = (data, train, degradation, upscale, swinir, scaling, precision, memory, tiles)
+    parts = (data, train, degradation, upscale, swinir, scaling, precision, rounding, memory, tiles)
     command_line({part.__name__: part for part in parts})

@@ -145,6 +145,7 @@ def report(
         "ratio": ("ratio", "{:.2f}"),
         "ratio_quartiles": ("(quartiles)", "{0[0]:.2f}-{0[1]:.2f}"),
         "efficiency": ("efficiency", "{:.0%}"),
+        "exchange_s": ("exchange s", "{:.2g}"),
         "gflop_per_second": ("GFLOP/s", "{:.1f}"),
         "share_of_ceiling": ("of ceiling", "{:.0%}"),
         "peak_memory_mb": ("peak MB", "{:.0f}"),

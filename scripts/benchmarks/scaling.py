@@ -20,8 +20,10 @@ from ESRGAN.model import GeneratorRRDB
 
 def seconds_of_steps(
     n_processes: int, n_threads: int, settings: dict[str, int], device: str
-) -> list[float]:
+) -> tuple[list[float], list[float]]:
     """Return the seconds of each step of a PSNR-stage step that `n_processes` make together.
+
+    And those of averaging the gradients alone, on links that nothing else uses.
 
     Each has a batch of its own, on a GPU of its own (NCCL) or on `n_threads` of the CPU (gloo), and
     all average their gradients, as the training scripts do it.
@@ -35,7 +37,7 @@ def seconds_of_steps(
             port = free.getsockname()[1]
         arguments = (n_processes, port, n_threads, settings, device, folder)
         torch.multiprocessing.spawn(_train, arguments, nprocs=n_processes)
-        return torch.load(Path(folder) / "seconds.pth", weights_only=True)
+        return tuple(torch.load(Path(folder) / "seconds.pth", weights_only=True))
 
 
 def _train(
@@ -77,21 +79,35 @@ def _train(
         optimizer.step()
         wait_for_all()
         seconds.append(time.perf_counter() - began)
+    exchanges = []
+    for _ in range(settings["steps"] + 1):
+        wait_for_all()
+        began = time.perf_counter()
+        average_gradients(generator.parameters())
+        wait_for_all()
+        exchanges.append(time.perf_counter() - began)
     if rank == 0:
-        torch.save(seconds[2:], Path(folder) / "seconds.pth")
+        torch.save([seconds[2:], exchanges[1:]], Path(folder) / "seconds.pth")
 
 
-def efficiencies(seconds: dict[int, list[float]], batch_size: int) -> dict[str, dict]:
-    """Return a row for each number of processes: images/s, ratio and efficiency over one's."""
+def efficiencies(
+    measured: dict[int, tuple[list[float], list[float]]], batch_size: int
+) -> dict[str, dict]:
+    """Return a row for each number of processes: images/s, ratio and efficiency over one's.
+
+    Args:
+        measured: for each number, what `seconds_of_steps` returned.
+    """
     rows = {}
-    alone = statistics.median(seconds[1])
-    for n, times in seconds.items():
+    alone = statistics.median(measured[1][0])
+    for n, (times, exchanges) in measured.items():
         median = statistics.median(times)
         rows[f"{n} process" + "es" * (n > 1)] = {
             "seconds": median,
             "per_second": n * batch_size / median,
             "ratio": n * alone / median,
             "efficiency": alone / median,
+            "exchange_s": statistics.median(exchanges),
             "all_seconds": times,
         }
     return rows

@@ -12,6 +12,7 @@ from torch.nn import functional
 from common.data.crops import to_device
 from common.device import prepare_network
 from EDSR.model import EDSR
+from scripts.inference.bfloat16 import use_bfloat16
 from SwinIR.model import SwinIR, from_weights
 
 KINDS = {  # of SwinIR: depths, channels, the end
@@ -77,9 +78,11 @@ def enlarge(
     """Return the network on a whole image (1, 3, H, W)."""
     where = torch.device(device)
     network = (our_network(kind, where) if ours else usual_network(kind).to(where)).eval()
+    if ours and bfloat16:
+        use_bfloat16(network)
 
     def run(k: int) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=bfloat16):
+        with torch.inference_mode():
             return network(lr.to(where)).float().clamp(0, 1).cpu()
 
     return run

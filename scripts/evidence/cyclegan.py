@@ -193,7 +193,7 @@ def _plan(
 
 
 def _load(run: Run, device: torch.device) -> torch.nn.Module:
-    return load_model(run.folder / "G_LR2HR.pth", device).network
+    return load_model(run.folder / "G_LR2HR.pth", device, precision="full").network
 
 
 @torch.inference_mode()

@@ -53,7 +53,7 @@ def real(
         if min(image.shape[:2]) < crop:
             raise ValueError(f"{photo} is smaller than a crop of {crop}x{crop}")
     where = choose_device(device)
-    networks = [load_model(name, where) for name in models]
+    networks = [load_model(name, where, precision="full") for name in models]
     rows: list[list] = [[] for _ in models]
     for image in progress_bar(images, unit="photo"):
         top, left = busiest_crop(image, crop)

@@ -170,7 +170,7 @@ def _load(
 ) -> tuple[CVAE | SRVAE, RecognitionOfCVAE | RecognitionOfSRVAE | None]:
     """Return the network of a run and its recognition network, where there is one."""
     (path,) = (folder / name for name in ("cvae.pth", "srvae.pth") if (folder / name).exists())
-    network = load_model(path, device).network
+    network = load_model(path, device, precision="full").network
     if not (folder / "recognition.pth").exists():
         return network, None
     kind = RecognitionOfCVAE if isinstance(network, CVAE) else RecognitionOfSRVAE

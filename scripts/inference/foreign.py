@@ -1,6 +1,7 @@
 """Networks of other architectures, as the package spandrel knows them (HAT, DAT, SPAN, ...)."""
 
 import importlib.util
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -23,6 +24,11 @@ class ForeignNetwork(nn.Module):
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         return self.descriptor(lr)  # which pads to the sizes that it needs, and clamps
+
+
+def first_known(dicts: Iterable[dict]) -> tuple[str, ForeignNetwork] | None:
+    """Return `from_weights` of the first state_dict that it knows, and raise as it does."""
+    return next(filter(None, map(from_weights, dicts)), None)
 
 
 def from_weights(weights: dict) -> tuple[str, ForeignNetwork] | None:

@@ -15,11 +15,12 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from common.data.resize import resize
 from common.device import choose_device
 from common.files import one_line
 from scripts.inference import foreign as foreign_networks
 from scripts.inference import named
+from scripts.inference.bfloat16 import Precision, choose_precision, use_bfloat16
+from scripts.inference.bicubic import Bicubic
 from scripts.inference.ensemble import SelfEnsemble
 from scripts.inference.images import AnyImage, in_form_of, to_batch
 from scripts.inference.openvino_network import OpenVINONetwork
@@ -39,17 +40,7 @@ FAMILIES = {
 }
 GRID = math.lcm(*(family.GRID for family in FAMILIES.values()))  # 24: one --tile fits all
 TILE = 264 // GRID * GRID  # LR pixels
-Precision = Literal["full", "half"]
 Backend = Literal["torch", "openvino"]
-
-
-class Bicubic(nn.Module):
-    """Bicubic interpolation, as MATLAB's `imresize`, in float: what networks are compared with."""
-
-    MARGIN = 24
-
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        return resize(lr, 4)
 
 
 class Model:
@@ -62,8 +53,9 @@ class Model:
         has_samples: whether it has many answers to one image.
         tile: LR pixels, each way, of tiles; an image no larger is enlarged as a whole.
         margin: LR pixels that a tile sees beyond its own.
-        precision: "half" is float16 where torch's autocast has it, for GPUs: within 1/255 of "full"
-            in 99.9% of values. A tile where float16 overflows is computed in full.
+        precision: "bfloat16" rounds what large products take and give: within 0.25/255 of "full" in
+            the mean. "half" is float16 where torch's autocast has it, for GPUs: within 1/255 in
+            99.9% of values. A tile where float16 overflows is computed in full.
     """
 
     def __init__(
@@ -76,7 +68,9 @@ class Model:
         # Convolutions are faster in this layout.
         network = network.to(device, memory_format=torch.channels_last).eval()
         self.name, self.network, self.device = name, network, device
-        self.precision = precision
+        self.precision = choose_precision(precision, name, device)
+        if self.precision == "bfloat16":
+            use_bfloat16(network)
         self.has_samples = hasattr(network, "sample")
         self.tile = TILE if device.type == "cpu" else 2 * TILE
         self.margin = getattr(network, "margin", FAMILIES.get(name, Bicubic).MARGIN)
@@ -167,7 +161,7 @@ def load_model(
     path: str | Path,
     device: str | torch.device = "auto",
     *,
-    precision: Precision = "full",
+    precision: Precision = "auto",
     backend: Backend = "torch",
     self_ensemble: bool = False,
 ) -> Model:
@@ -181,9 +175,11 @@ def load_model(
         path: .pth or .safetensors, or a name (scripts/inference/named.py has them); "bicubic" is
             interpolation, to compare with.
         device: "auto" is a GPU where there is one, or the CPU.
-        precision: see `Model`.
+        precision: "auto" is bfloat16 where the device has instructions for it and this kind of
+            network loses little, else full. See `Model`.
         backend: "openvino" computes on the CPU, faster and with the same result, networks of one
-            answer (ESRGAN, CycleGAN); it is a package of its own.
+            answer (ESRGAN, CycleGAN); it is a package of its own. It rounds more in "bfloat16", so
+            "auto" is full.
         self_ensemble: the mean over flips and quarter turns, of networks of one answer: a little
             nearer to HR, in eight times the time.
     Raises:
@@ -197,7 +193,7 @@ def load_model(
             f"{', '.join(get_args(Precision))}, and one of {', '.join(get_args(Backend))}"
         )
     if backend == "openvino" and precision == "half":
-        raise ValueError('backend "openvino" computes in full precision: leave precision out')
+        raise ValueError('backend "openvino" has no half precision: leave precision out')
     where = choose_device("cpu" if backend == "openvino" else str(device))
     torch.backends.cudnn.benchmark = False  # photos have many sizes: searching takes longer
     if str(path) == "bicubic":
@@ -206,11 +202,14 @@ def load_model(
     if not path.exists() and not path.suffix:  # a name
         path = named.path_of(str(path))
     name, network = _recognise(path, load_weights(path))
+    if precision == "bfloat16" and name not in FAMILIES:
+        raise ValueError(f"{path} is of {name}, which has no bfloat16: leave precision out")
     if hasattr(network, "sample") and (backend == "openvino" or self_ensemble):
         what = "self_ensemble" if self_ensemble else "backend"
         raise ValueError(f"{path} is of {name}, which has many answers: leave {what} out")
     if backend == "openvino":
-        network = OpenVINONetwork(network.eval())
+        precision = "full" if precision == "auto" else precision
+        network = OpenVINONetwork(network.eval(), precision == "bfloat16")
     if self_ensemble:
         network = SelfEnsemble(network)
     return Model(name, network, where, precision)
@@ -238,7 +237,8 @@ def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
         raise ValueError(f"{path} holds several networks: save one of {', '.join(found)} by itself")
     if not found and not errors:
         try:
-            found |= _as_foreign(content)
+            if foreign := foreign_networks.first_known(state_dicts(content).values()):
+                found[""] = foreign
         except ValueError as error:
             errors.append(str(error))
     if not found:
@@ -251,11 +251,3 @@ def _recognise(path: Path, content: dict) -> tuple[str, nn.Module]:
     if not all(tensor.isfinite().all() for tensor in tensors):
         raise ValueError(f"{path} holds weights that are not finite: its training has failed")
     return name, network
-
-
-def _as_foreign(content: dict) -> dict[str, tuple[str, nn.Module]]:
-    """Return what spandrel makes of the first state_dict that it knows, by its place."""
-    for place, weights in state_dicts(content).items():
-        if foreign := foreign_networks.from_weights(weights):
-            return {place: foreign}
-    return {}

@@ -1,4 +1,4 @@
-"""A network that OpenVINO computes on the CPU, in full precision: `load_model(backend="openvino")`.
+"""A network that OpenVINO computes on the CPU: `load_model(backend="openvino")`.
 
 It was chosen among three. torch.compile gained less and needs a C++ compiler; ncnn gained a little
 more, but needs a converter of its own and files on the disk. OpenVINO converts the network in
@@ -21,11 +21,12 @@ class OpenVINONetwork(nn.Module):
 
     Args:
         network: in eval mode, on the CPU.
+        bfloat16: let OpenVINO compute all in it, on CPUs that have it.
     Raises:
         ValueError: OpenVINO is not installed.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, bfloat16: bool = False):
         super().__init__()
         try:
             import openvino
@@ -49,7 +50,7 @@ class OpenVINONetwork(nn.Module):
         model.reshape({0: openvino.PartialShape([-1, 3, -1, -1])})
         options = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the CPU has it
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         self.compiled = openvino.Core().compile_model(model, "CPU", options)

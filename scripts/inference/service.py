@@ -12,7 +12,7 @@ import numpy as np
 
 from common.data.photos import image_size
 from common.device import choose_device, describe
-from scripts.inference.models import Model, load_model
+from scripts.inference.models import Model, Precision, load_model
 from scripts.inference.photos import enlarged_size, open_photo
 from scripts.inference.pictures import picture_of, picture_of_file, shown_size
 from scripts.inference.visits import Visits, stoppable
@@ -130,8 +130,15 @@ class Made(NamedTuple):
 class Service:
     """Enlarges photos with checkpoints, for visitors who know these by name only."""
 
-    def __init__(self, checkpoints: list[str], device: str, folder: Path, bounds: Bounds):
-        self.checkpoints, self.bounds = checkpoints, bounds
+    def __init__(
+        self,
+        checkpoints: list[str],
+        device: str,
+        folder: Path,
+        bounds: Bounds,
+        precision: Precision = "auto",
+    ):
+        self.checkpoints, self.bounds, self.precision = checkpoints, bounds, precision
         self.device = choose_device(device)
         self.visits = Visits(folder)
         self._loading = threading.Lock()
@@ -142,7 +149,7 @@ class Service:
             raise ValueError("this checkpoint is not among those found")
         written = 0.0 if checkpoint == "bicubic" else Path(checkpoint).stat().st_mtime
         with self._loading:  # once, where two threads want it
-            return _load(checkpoint, written, str(self.device))
+            return _load(checkpoint, written, str(self.device), self.precision)
 
     def good_for(self, checkpoint: str) -> str:
         """Return a line on what a checkpoint is good for, by its family and the file's name."""
@@ -202,13 +209,14 @@ class Service:
             for picture, path in zip(pictures, shown, strict=True):
                 picture.write_to_file(str(path))
         (height, width), names = photo.size, " and ".join(dict.fromkeys(m.name for m in models))
-        text = f"{width}x{height} to {size[1]}x{size[0]}, {names} on {describe(self.device)}"
+        where = describe(self.device, any(m.precision == "bfloat16" for m in models))
+        text = f"{width}x{height} to {size[1]}x{size[0]}, {names} on {where}"
         before = shown[0 if len(models) == 1 else 2]
         return Made(results, samples, before, shown[1], shown[len(models) + 1 :], text)
 
 
 @functools.lru_cache(maxsize=2)  # two are compared
-def _load(checkpoint: str, written: float, device: str) -> Model:
-    model = load_model(checkpoint, device)
+def _load(checkpoint: str, written: float, device: str, precision: Precision) -> Model:
+    model = load_model(checkpoint, device, precision=precision)
     stoppable(model.network)
     return model

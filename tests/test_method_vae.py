@@ -14,6 +14,7 @@ from CVAE import model as cvae
 from CVAE.train_cvae import train_cvae
 from SRVAE import dataset as srvae_data
 from SRVAE import model as srvae
+from SRVAE import train_srvae as srvae_training
 from SRVAE.train_srvae import train_srvae
 from tests.conftest import Weights, assert_moved_alike, rows_of, smooth_adam
 
@@ -25,11 +26,13 @@ RUN |= {"ema_decay": EMA_DECAY, "n_valid": 1, "valid_patches": 2, "workers": 0, 
 RUN |= {"betas": BETAS, "bfloat16": False, "seed": SEED}
 # The KL term is about as strong as the image's, and its free bits are free for some numbers of z.
 CVAE = {"n_features": 4, "n_latent": 32, "kl_weight": 1e-5, "free_nats": 1.3}
+SRVAE = {"n_features": 6, "n_latent": 3, "n_blocks": 1, "patch_size": 32, "free_nats": 0.01}
 CASES = {
     "cvae": CVAE,
     "cvae of squared errors, not projected": CVAE | {"reconstruction": "mse", "projections": 0},
     "cvae without recognition": CVAE | {"recognition": False},
-    "srvae": {"n_features": 6, "n_latent": 3, "n_blocks": 1, "patch_size": 32, "free_nats": 0.01},
+    "srvae": SRVAE,
+    "srvae of samples": SRVAE | {"sample_weight": 0.7},
 }
 Gaussian = tuple[torch.Tensor, torch.Tensor]  # mean and log variance
 
@@ -90,13 +93,19 @@ class WrittenOut:
     def loss(self, step: int, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         *p, features = self.model.encode(lr)
         q = self.networks["recognition"](hr, lr) if self.case["recognition"] else p
-        z = q[0] + (q[1] / 2).exp() * torch.randn_like(q[0])
-        sr = self.model.decode(z, features)
-        for _ in range(self.case["projections"]):  # what SR lacks of LR is added to it
-            sr = sr + resize(lr - resize(sr, 1 / 4), 4)
+        samples = self.case.get("sample_weight", 0)
+        drawn = [q, p, p] if samples else [q]
+        zs = [mean + (logvar / 2).exp() * torch.randn_like(mean) for mean, logvar in drawn]
+        zs += [p[0].detach()] if samples else []
+        sr, *others = (self.projected(self.model.decode(z, features), lr) for z in zs)
         error = (sr - hr).abs() if self.case["reconstruction"] == "l1" else (sr - hr) ** 2
         losses = {"reconstruction": error.mean()}
         warmth = min(1, max(0, (step / N - 0.3) / (0.6 - 0.3)))
+        if samples:
+            first, second, mean = others
+            apart = [self.apart(first, second), self.apart(first, hr), self.apart(second, hr)]
+            losses["samples"] = (apart[1] + apart[2] - apart[0]) / 2
+            losses["mean"] = (mean - hr).abs().mean()
         if self.case["recognition"]:
             each = kl(q, fixed(p))
             charged = each > self.case["free_nats"]
@@ -115,7 +124,23 @@ class WrittenOut:
         # -log of the Laplace density exp(-|HR - SR| / b) / 2b, and KL, in nats of each value.
         b = losses["reconstruction"].detach()  # the most likely scale
         nll = (error / b + (2 * b).log()).mean()
+        if samples:
+            nll = nll + (samples * losses["samples"] + 0.3 * losses["mean"]) / b
         return nll + kl_term / (3 * self.case["patch_size"] ** 2)
+
+    def projected(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.case["projections"]):  # what SR lacks of LR is added to it
+            sr = sr + resize(lr - resize(sr, 1 / 4), 4)
+        return sr
+
+    def apart(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return the root mean square difference in windows of 4 and 16 pixels, its mean."""
+        means = []
+        for size in (4, 16):
+            windows = [x.unfold(2, size, size).unfold(3, size, size) for x in (a, b)]
+            square = (windows[0] - windows[1]).square().mean((1, 4, 5))  # (N, rows, columns)
+            means.append((square + 1e-6).sqrt().mean())
+        return sum(means) / 2
 
     def move_average(self, step: int) -> None:
         """Parameters are averaged, and short of the decay quickly; statistics are copied."""
@@ -208,7 +233,18 @@ def test_defaults_are_the_documented_ones():
     both = {"prior_weight": 4.0, "warm_up": (0.3, 0.6), "betas": (0.9, 0.99), "decay_from": 0.5}
     both |= {"ema_decay": 0.999, "projections": 2, "batch_size": 16, "patch_size": 128}
     of_cvae = {"n_latent": 256, "reconstruction": "l1", "kl_weight": 7e-7, "free_nats": 0.1}
-    of_srvae = {"n_latent": 2, "free_nats": 0.02, "learning_rate": 1e-3}
+    of_srvae = {"n_latent": 2, "free_nats": 0.02, "learning_rate": 1e-3, "sample_weight": 0.0}
     of_cvae |= {"recognition": True, "learning_rate": 4e-4}
     for train, own in ((train_cvae, of_cvae), (train_srvae, of_srvae)):
         assert train.__kwdefaults__ | both | own == train.__kwdefaults__
+
+
+def test_energy_score_is_lowest_for_samples_spread_as_hr_is():
+    """By hand: for HR and samples of N(0, 1) and N(0, s^2) the least is at s = 1."""
+    noise = torch.randn(3, 64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    hr, first, second = noise
+    scores = {s: srvae_training.energy_score(s * first, s * second, hr) for s in (0.5, 1, 2)}
+    assert scores[1] < scores[0.5] < scores[2]
+    # Nearly: in windows of many values |x - y| is sqrt(1 + s^2), |x - x'| is s sqrt(2).
+    for s, score in scores.items():
+        assert score.item() == pytest.approx((1 + s**2) ** 0.5 - s / 2**0.5, rel=0.02)

@@ -1,9 +1,17 @@
-"""The adversarial losses, and what keeps colours: logits and images in, a mean out."""
+"""The adversarial losses, what keeps colours, and the networks of the perceptual loss."""
+
+from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import nn
 from torch.nn import functional
 
+from common import perceptual
 from common.processes import batch_mean
+from ESRGAN.efficientnet import EfficientNetFeatures
+
+PerceptualNetwork = Literal["vgg19", "vgg19_five", "efficientnet_lite0"]
 
 
 def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
@@ -48,3 +56,11 @@ def color_loss(sr: torch.Tensor, lr: torch.Tensor, size: int = 8) -> torch.Tenso
     return functional.l1_loss(
         functional.avg_pool2d(sr.float(), 4 * size), functional.avg_pool2d(lr.float(), size)
     )
+
+
+def perceptual_features(network: PerceptualNetwork, vgg_weights: Path | None) -> nn.Module:
+    """Return the network of that name, whose `distance` of SR and HR is a perceptual loss."""
+    if network == "efficientnet_lite0":
+        return EfficientNetFeatures()
+    depths = perceptual.FIVE if network == "vgg19_five" else perceptual.LAST
+    return perceptual.VGG19Features(vgg_weights, depths)

@@ -33,12 +33,11 @@ from torch.nn import functional
 
 from common import checkpoint
 from common.measure.validation import Degradation
-from common.perceptual import PerceptualNetwork, perceptual_features
 from common.run.flags import command_line
 from common.run.recipes import learning_rate_at, update_ema
 from common.run.training import Training
 from ESRGAN.dataset import crops_and_validation
-from ESRGAN.losses import GAN_LOSSES, color_loss
+from ESRGAN.losses import GAN_LOSSES, PerceptualNetwork, color_loss, perceptual_features
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, set_weights
 from ESRGAN.real import UNetDiscriminator, sharpen
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.files import require_free_space
+import torch
+
+from common.files import locked, one_line, require_free_space
 from common.progress import progress_bar
 
 TIMEOUT = 20  # seconds without a byte after which a connection counts as broken
@@ -44,6 +46,32 @@ def download(url: str, path: Path, digest: str, kind: str = "md5", space: int = 
         f"{url} came twice with a wrong {kind.upper()}, {found}, expected {digest}: something on "
         "the way changes it, so try another network or download it by hand"
     )
+
+
+def fetch(url: str, sha256: str, what: str, otherwise: str) -> Path:
+    """Return the file of `url` in torch.hub's folder, downloaded there on first use.
+
+    Raises `ConnectionError` when it cannot be: `what` is named, and `otherwise` is the way on.
+    """
+    path = hub_path(url)
+    if path.exists():
+        return path
+    try:
+        with locked(path, f"downloads {what}"):
+            if not path.exists():  # another process may have been faster
+                print(f"{what}, from {url}")
+                download(url, path, sha256, "sha256")
+    except (*NETWORK_ERRORS, OSError) as error:
+        raise ConnectionError(
+            f"{what}: cannot be downloaded ({one_line(error)}): fetch {url} by hand into "
+            f"{path.parent}, or {otherwise}"
+        ) from error
+    return path
+
+
+def hub_path(url: str) -> Path:
+    """Return where the file of `url` lies or will lie, as with torch.hub."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def part_of(path: Path) -> Path:

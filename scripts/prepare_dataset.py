@@ -16,7 +16,7 @@ div2k/builtin: for trying any of the training scripts without a download.
     python scripts/prepare_dataset.py PHOTOS OUT --degradation realistic
 
 makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPEG-compressed
-(`first_order` in common/data/degradations.py), of the same HR photos: for training on unpaired
+(scripts/inference/first_order.py), of the same HR photos: for training on unpaired
 photos. `second_order` is Real-ESRGAN's stronger form, to measure on.
 """
 
@@ -34,7 +34,7 @@ if not __package__:
 import numpy as np
 import tyro
 
-from common.data.degradations import first_order, second_order
+from common.data.degradations import second_order
 from common.data.pairs import list_images
 from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
@@ -42,6 +42,7 @@ from common.data.workers import in_processes
 from common.files import locked, refuse_unwritable, remove_leftovers
 from common.progress import progress_bar
 from common.run.flags import command_line
+from scripts.inference.first_order import first_order
 from scripts.inference.outputs import skipped_files
 
 SCALE = 4

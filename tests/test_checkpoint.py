@@ -19,9 +19,13 @@ from common import checkpoint, files
 from common import perceptual as vgg
 from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
-from common.perceptual import EfficientNetFeatures, VGG19Features
+from common.download import hub_path
+from common.perceptual import VGG19Features
 from common.run.recipes import update_ema
 from common.run.stop import StopSignal
+from ESRGAN import efficientnet
+from ESRGAN.efficientnet import EfficientNetFeatures
+from ESRGAN.losses import perceptual_features
 from scripts.inference import lpips
 from tests import test_div2k
 from tests.conftest import SKIMAGE_DATA
@@ -148,9 +152,7 @@ def test_distance_at_five_depths_is_real_esrgans(vgg_file):
         features((torch.cat((a, b)) - mean) / std)
     terms = [(x[0] - x[1]).abs().mean() for x in found]
     expected = 0.1 * terms[0] + 0.1 * terms[1] + terms[2] + terms[3] + terms[4]
-    torch.testing.assert_close(
-        vgg.perceptual_features("vgg19_five", vgg_file).distance(a, b), expected
-    )
+    torch.testing.assert_close(perceptual_features("vgg19_five", vgg_file).distance(a, b), expected)
 
 
 def test_gradient_of_the_features_reaches_the_image(vgg_file):
@@ -195,7 +197,7 @@ def test_efficientnets_features_are_of_a_network_that_knows_what_it_sees(photo, 
     image = to_tensor(np.asarray(pixels))
     ours = EfficientNetFeatures()
     with torch.inference_mode():
-        blocks, logits = lite0(image, checkpoint.load(vgg._packaged()))
+        blocks, logits = lite0(image, checkpoint.load(efficientnet._packaged()))
         found = ours(image)
     assert logits.argmax() == kind
     shapes = [(16, 112, 112), (24, 56, 56), (40, 28, 28), (112, 14, 14)]
@@ -222,7 +224,7 @@ def test_efficientnets_weights_are_named_where_they_are_missing(tmp_path, monkey
     with pytest.raises(ValueError, match=r"a\.pth holds no weights of EfficientNet-Lite0"):
         checkpoint.save(tmp_path / "a.pth", {"_conv_stem.weight": torch.zeros(1)})
         EfficientNetFeatures(tmp_path / "a.pth")
-    monkeypatch.setattr(vgg, "_PACKAGE", "no-such-package")
+    monkeypatch.setattr(efficientnet, "_PACKAGE", "no-such-package")
     with pytest.raises(ImportError, match="pip install no-such-package"):
         EfficientNetFeatures()
 
@@ -249,10 +251,10 @@ def test_vgg_weights_are_downloaded_checked_and_kept(
     server.files["vgg19.pth"] = content = vgg_file.read_bytes()
     with pytest.raises(ConnectionError, match=r"wrong SHA256.*expected dcbb9e9d.*vgg_weights="):
         VGG19Features()
-    assert not vgg.weights_path().exists()
+    assert not hub_path(vgg.URL).exists()
     monkeypatch.setattr(vgg, "_SHA256", hashlib.sha256(content).hexdigest()[:8])
     features = VGG19Features().state_dict()
-    assert vgg.weights_path().read_bytes() == content
+    assert hub_path(vgg.URL).read_bytes() == content
     expected = VGG19Features(vgg_file).state_dict()
     assert all(torch.equal(features[key], expected[key]) for key in expected)
 

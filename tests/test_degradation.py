@@ -8,10 +8,11 @@ from PIL import Image
 from scipy import ndimage
 
 from common.data import kernels
-from common.data.degradations import add_sensor_noise, blur_exactly, first_order, jpeg, rounded
+from common.data.degradations import jpeg
 from common.data.pairs import list_pairs
 from common.data.photos import read_image
 from common.data.resize import imresize
+from scripts.inference.first_order import add_sensor_noise, blur_exactly, first_order, rounded
 from tests.conftest import SKIMAGE_DATA
 
 

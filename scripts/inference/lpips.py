@@ -1,9 +1,10 @@
 """LPIPS (Zhang et al. 2018, arXiv 1801.03924), where its weights are on this machine."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+
+from common.download import hub_path
 
 # AlexNet_Weights.IMAGENET1K_V1.url; to import torchvision for it takes longer than all else here.
 URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
@@ -19,7 +20,7 @@ def load_lpips(device: torch.device, spatial: bool = False) -> tuple[Callable | 
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
     except ImportError:
         return None, "LPIPS is left out: pip install torchmetrics"
-    file = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
+    file = hub_path(URL)
     if not file.exists():
         return None, f"LPIPS is left out: AlexNet's weights are not here, fetch {URL} to {file}"
     metric = LearnedPerceptualImagePatchSimilarity("alex", normalize=True).to(device)

@@ -7,10 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from common.download import NETWORK_ERRORS, download
-from common.files import locked, one_line
+from common.download import fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = {path.stem: path for path in sorted(ROOT.glob("*/pretrained/*.pth"))}
@@ -96,20 +93,8 @@ def path_of(name: str) -> Path:
             f"{', '.join(['bicubic', *SHIPPED, *PUBLISHED])}"
         )
     url, sha256, size, _, whose = PUBLISHED[name]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if path.exists():
-        return path
-    try:
-        with locked(path, f"downloads {name}"):
-            if not path.exists():
-                print(f"{name} ({whose}), {size} from {url}")
-                download(url, path, sha256, "sha256")
-    except (*NETWORK_ERRORS, OSError) as error:
-        raise ConnectionError(
-            f"{name} cannot be downloaded ({one_line(error)}): fetch {url} by hand into "
-            f"{path.parent}, or take one that is here: {', '.join(SHIPPED)}"
-        ) from error
-    return path
+    here = f"take one that is here: {', '.join(SHIPPED)}"
+    return fetch(url, sha256, f"{name} ({whose}), {size}", here)
 
 
 def listing() -> str:

@@ -36,7 +36,8 @@ def test_shipped_checkpoints_are_called_by_name_and_have_a_card():
     assert max(shift.values()) < 2
     for name, path in named.SHIPPED.items():
         assert f"| `{name}` |" in (path.parent / "README.md").read_text(encoding="utf-8")
-        assert all(w.dtype == torch.float16 for w in checkpoint.load(path).values())
+        weights = checkpoint.load(path).values()
+        assert all(w.dtype == torch.float16 for w in weights if w.is_floating_point())
     assert sum(path.stat().st_size for path in named.SHIPPED.values()) < 32 * 2**20
 
 

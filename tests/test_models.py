@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import signal
 import sys
 from functools import partial
 
@@ -336,6 +337,20 @@ def test_openvinos_own_bfloat16_is_taken_only_when_asked_for(tmp_path, monkeypat
         model = load_model(tmp_path / "a.pth", backend="openvino", precision=precision)
         hint = model.network.compiled.get_property("INFERENCE_PRECISION_HINT")
         assert hint.get_type_name() == expected
+
+
+def test_a_signal_after_two_openvino_networks_is_handled(tmp_path):
+    """The process would crash here, where each network had its own core."""
+    pytest.importorskip("openvino")
+    checkpoint.save(tmp_path / "a.pth", make("ESRGAN").state_dict())
+    both = [load_model(tmp_path / "a.pth", backend="openvino") for _ in range(2)]
+    while both:
+        del both[0]
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
 
 
 def test_bicubic_is_matlabs():

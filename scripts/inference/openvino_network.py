@@ -6,6 +6,7 @@ memory, once for images of every size.
 """
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
@@ -53,8 +54,19 @@ class OpenVINONetwork(nn.Module):
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self.compiled = openvino.Core().compile_model(model, "CPU", options)
+        self.compiled = _core().compile_model(model, "CPU", options)
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         (sr,) = self.compiled(lr.contiguous().numpy()).to_tuple()
         return torch.from_numpy(sr)
+
+
+@functools.cache
+def _core():
+    """Return OpenVINO's core, one for the process.
+
+    Each sets the stack that signals are handled on: when one of two goes, the next Ctrl-C crashes.
+    """
+    import openvino
+
+    return openvino.Core()

@@ -68,13 +68,12 @@ def energy_score(first: torch.Tensor, second: torch.Tensor, hr: torch.Tensor) ->
     root mean square over windows of 4 and of 16 pixels; the mean of both sizes.
     """
 
-    def distances(a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
+    def apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         square = (a - b).square().mean(1, keepdim=True)
-        return [(functional.avg_pool2d(square, size) + 1e-6).sqrt().mean() for size in (4, 16)]
+        means = [functional.avg_pool2d(square, size) for size in (4, 16)]
+        return sum((mean + 1e-6).sqrt().mean() for mean in means) / len(means)
 
-    near = [(x + y) / 2 for x, y in zip(distances(first, hr), distances(second, hr), strict=True)]
-    apart = distances(first, second)
-    return sum(x - y / 2 for x, y in zip(near, apart, strict=True)) / len(near)
+    return (apart(first, hr) + apart(second, hr) - apart(first, second)) / 2
 
 
 def train_srvae(

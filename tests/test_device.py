@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from common.device import choose_bfloat16, choose_device, describe
+from common.device import choose_bfloat16, choose_device, describe, record_passes
 from ESRGAN import train_esrgan as script
 
 CPU = torch.device("cpu")
@@ -66,3 +66,38 @@ def test_training_takes_it_where_the_device_has_it_or_as_told(
     assert f"on {describe(CPU, used)}, writing" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["bfloat16"] is used
     assert ("in bfloat16" in describe(CPU, used)) is used
+
+
+def test_recorded_passes_are_for_gradients_and_for_crops_of_their_size_only(monkeypatch):
+    """The recording itself needs a GPU; here one stands in that gives 7s."""
+
+    def graphed(network, examples):
+        network.forward = lambda x: torch.full_like(x, 7)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    network, crop = torch.nn.Conv2d(3, 3, 1), torch.rand(2, 3, 8, 8)
+    expected = network(crop)
+    record_passes(network, torch.zeros_like(crop), bfloat16=False)
+    assert (network(crop) == 7).all()
+    with torch.no_grad():
+        assert torch.equal(network(crop), expected)
+    assert torch.equal(network(crop[:1]), expected[:1])
+
+
+@pytest.mark.cuda
+def test_recorded_passes_give_the_same_gradients():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 3, 3)).cuda()
+    crops = torch.rand(3, 2, 3, 16, 16, device="cuda")
+
+    def gradients() -> list[torch.Tensor]:
+        found = []
+        for crop in crops:
+            network.zero_grad()
+            network(crop).square().mean().backward()
+            found += [weight.grad.clone() for weight in network.parameters()]
+        return found
+
+    expected = gradients()
+    record_passes(network, torch.zeros_like(crops[0]), bfloat16=False)
+    torch.testing.assert_close(gradients(), expected)

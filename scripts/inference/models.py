@@ -68,7 +68,7 @@ class Model:
         # Convolutions are faster in this layout.
         network = network.to(device, memory_format=torch.channels_last).eval()
         self.name, self.network, self.device = name, network, device
-        self.precision = choose_precision(precision, name, device)
+        self.precision = choose_precision(precision, name in FAMILIES, device)
         if self.precision == "bfloat16":
             use_bfloat16(network)
         self.has_samples = hasattr(network, "sample")

@@ -176,6 +176,15 @@ def test_checkpoints_are_called_by_their_paths_and_no_others_are_loaded(service,
         service.model(str(checkpoints / "other.pth"))
 
 
+def test_page_offers_what_enlarges(checkpoints, tmp_path):
+    for name in ("state", "state_previous", "recognition", "F_HR2LR", "D_HR", "discriminator"):
+        shutil.copy(checkpoints / "srvae" / "srvae.pth", tmp_path / f"{name}.pth")
+    shutil.copy(checkpoints / "srvae" / "srvae.pth", tmp_path)
+    assert find_checkpoints((tmp_path,)) == ["bicubic", str(tmp_path / "srvae.pth")]
+    with pytest.raises(ValueError, match="no such file or folder"):
+        find_checkpoints((tmp_path / "none",))
+
+
 def test_examples_are_small_real_photos(tmp_path):
     found = {path.name: read_image(path) for path in example_photos(tmp_path)}
     sizes = {name: pixels.shape[1::-1] for name, pixels in found.items()}

@@ -18,7 +18,6 @@ from common.run.flags import command_line
 from scripts.compare import compare
 from scripts.evaluate import evaluate
 from scripts.evidence.cyclegan import cyclegan_evidence
-from scripts.evidence.gallery import gallery
 from scripts.evidence.runs import refuse_other_settings
 from scripts.evidence.vae import vae_evidence
 from scripts.export import export
@@ -115,11 +114,11 @@ def test_picture_of_samples_has_a_format(photo, model, tmp_path):
         samples((photo,), model=model, out=tmp_path / "a.txt", device="cpu")
 
 
-@pytest.mark.parametrize("script", [gallery, cyclegan_evidence, vae_evidence, quickstart])
+@pytest.mark.parametrize("script", [cyclegan_evidence, vae_evidence, quickstart])
 def test_folder_of_something_else_is_left_alone(script, photo, tmp_path):
     mine = tmp_path / "pictures"
     mine.mkdir()
-    (mine / "photos.png").write_text("mine")  # as gallery.py would call its picture
+    (mine / "photos.png").write_text("mine")  # not called as a result is
     options = {"photos": photo.parent, "test": (photo.parent,), "out": mine}
     options = {"out_dir": mine, "data_dir": tmp_path / "data"} if script is quickstart else options
     with pytest.raises(FileExistsError, match=r"pictures holds files of something else"):
@@ -144,11 +143,6 @@ def test_folder_of_another_script_is_refused_and_a_killed_ones_is_not(tmp_path):
         ("quickstart", ["--device", "moon"], 'device is "moon"'),
         ("evidence/cyclegan", ["--device", "moon"], 'device is "moon"'),
         ("evidence/vae", ["--n-samples", "1"], "n_samples 1"),
-        (
-            "evidence/gallery",
-            ["--photos", "none", "--test", "none", "--out", "out"],
-            "no such folder",
-        ),
         (
             "benchmarks/benchmark",
             ["tiles", "--models", "none.pth"],

@@ -35,7 +35,6 @@ from scripts.demo import demo
 from scripts.evaluate import evaluate
 from scripts.evidence.builtin_photos import builtin_photos
 from scripts.evidence.cyclegan import cyclegan_evidence
-from scripts.evidence.gallery import gallery
 from scripts.evidence.real import real
 from scripts.evidence.vae import vae_evidence
 from scripts.export import export
@@ -71,7 +70,6 @@ FUNCTIONS = {
     "scripts/export.py": export,
     "scripts/demo.py": demo,
     "scripts/benchmarks/gpu.py": gpu,
-    "scripts/evidence/gallery.py": gallery,
     "scripts/evidence/real.py": real,
     "scripts/evidence/cyclegan.py": cyclegan_evidence,
     "scripts/evidence/vae.py": vae_evidence,
@@ -125,7 +123,6 @@ SAYS = {  # what each script's --help says, besides much else
     "scripts/export.py": "published, --no-published ESRGAN's public key names",
     "scripts/demo.py": "host STR 0.0.0.0: for others",
     "scripts/evidence/real.py": "crop INT LR pixels each way",
-    "scripts/evidence/gallery.py": "share FLOAT of the training steps",
     "scripts/samples.py": "model PATH cvae.pth or srvae.pth",
     "CVAE/train_cvae.py": "free-nats FLOAT KL of each latent number",
     "EDSR/train_edsr.py": "n-blocks INT residual blocks (paper",

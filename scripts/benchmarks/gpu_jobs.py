@@ -341,7 +341,7 @@ class Worker:
         finally:
             done.set()
         row = last_row(run)
-        files = keep(run, next(iter(METHODS[job].checkpoints.values())), self.out, job)
+        files = keep(run, METHODS[job].network, self.out, job)
         self.emit(**row, kept=files)
 
 

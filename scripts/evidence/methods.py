@@ -19,21 +19,9 @@ class Method(NamedTuple):
 
     title: str
     train: Callable[..., Path]
-    minutes: dict[str, Any]  # settings of a run of minutes: the gallery's
-    seconds: dict[str, Any]  # settings of a run of seconds: the stress test's
-    checkpoints: dict[str, str]  # captions, and the files of a run that they name
+    seconds: dict[str, Any]  # settings of a run of seconds
+    network: str  # the file of a run that it is in
 
-
-_CYCLEGAN = {"n_features": 16, "lr_size": 32, "hr_size": 128, "batch_size": 4, "n_epochs": 3}
-_CYCLEGAN |= {"steps_per_epoch": 200, "learning_rate": 1e-3}
-_ESRGAN = {"n_blocks": 4, "n_features": 32, "growth": 16, "discriminator_features": 32}
-_ESRGAN |= {"patch_size": 64, "batch_size": 8, "n_epochs": 6, "n_epochs_gan": 1}
-_ESRGAN |= {"steps_per_epoch": 500, "learning_rate": 1e-3, "milestones": (0.5, 0.75, 0.9)}
-# Without the perceptual loss, which needs a download and holds the picture together, L1 does it.
-_ESRGAN |= {"perceptual_weight": 0.0, "pixel_weight": 1.0, "gan_weight": 1e-3}
-_PSNR = {"patch_size": 64, "batch_size": 8, "n_epochs": 3, "steps_per_epoch": 500}
-_PSNR |= {"milestones": (0.5, 0.75, 0.9)}
-_VAE = {"batch_size": 8, "n_epochs": 3, "steps_per_epoch": 400}
 
 _TINY = {"batch_size": 2, "n_epochs": 6, "steps_per_epoch": 4, "n_valid": 2, "device": "cpu"}
 _TINY |= {"patience": 5}
@@ -48,57 +36,49 @@ METHODS = {
     "cyclegan_v1": Method(
         "CycleGAN, version 1",
         v1.train_cyclegan_sr,
-        minutes=_CYCLEGAN,
         seconds=_TINY_CYCLEGAN,
-        checkpoints={"CycleGAN v1": "G_LR2HR.pth"},
+        network="G_LR2HR.pth",
     ),
     "cyclegan_v2": Method(
         "CycleGAN, version 2",
         v2.train_cyclegan_sr,
-        minutes=_CYCLEGAN,
         seconds=_TINY_CYCLEGAN | {"pool_size": 3},
-        checkpoints={"CycleGAN v2": "G_LR2HR.pth"},
+        network="G_LR2HR.pth",
     ),
     "cyclegan_v3": Method(
         "CycleGAN, version 3",
         v3.train_cyclegan_sr,
-        minutes=_CYCLEGAN,
         seconds=_TINY_CYCLEGAN | {"pool_size": 3, "r1_weight": 1.0, "r1_every": 3},
-        checkpoints={"CycleGAN v3": "G_LR2HR.pth"},
+        network="G_LR2HR.pth",
     ),
     "esrgan": Method(
         "ESRGAN",
         train_esrgan,
-        minutes=_ESRGAN,
         seconds=_TINY_ESRGAN,
-        checkpoints={"ESRGAN, PSNR": "generator_psnr.pth", "ESRGAN, GAN": "generator.pth"},
+        network="generator_psnr.pth",
     ),
     "edsr": Method(
         "EDSR",
         train_edsr,
-        minutes=_PSNR | {"n_blocks": 16, "n_features": 48, "learning_rate": 1e-3},
         seconds=_TINY_PSNR | {"n_blocks": 2, "n_features": 8},
-        checkpoints={"EDSR": "edsr.pth"},
+        network="edsr.pth",
     ),
     "swinir": Method(
         "SwinIR",
         train_swinir,
-        minutes=_PSNR | {"depths": (4, 4), "dim": 48, "learning_rate": 5e-4},
         seconds=_TINY_PSNR | {"depths": (2, 2), "dim": 12, "n_heads": 2},
-        checkpoints={"SwinIR": "swinir.pth"},
+        network="swinir.pth",
     ),
     "cvae": Method(
         "CVAE",
         train_cvae,
-        minutes=_VAE,
         seconds=_TINY_VAE | {"n_features": 4, "n_latent": 16},
-        checkpoints={"CVAE": "cvae.pth"},
+        network="cvae.pth",
     ),
     "srvae": Method(
         "SRVAE",
         train_srvae,
-        minutes=_VAE,
         seconds=_TINY_VAE | {"n_features": 6, "n_latent": 2},
-        checkpoints={"SRVAE": "srvae.pth"},
+        network="srvae.pth",
     ),
 }

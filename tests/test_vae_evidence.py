@@ -1,6 +1,7 @@
 """The script that measures whether samples differ, and the one that draws them."""
 
 import csv
+import math
 
 import pytest
 import torch
@@ -11,9 +12,17 @@ from common.data.pairs import list_pairs
 from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
 from common.vae.diagnostics import deviations
+from ESRGAN.efficientnet import EfficientNetFeatures
 from ESRGAN.model import GeneratorRRDB
 from scripts import samples
 from scripts.evidence import vae as vae_evidence
+from scripts.evidence.sample_figures import (
+    border_step,
+    dispersion,
+    feature_distances,
+    grid_strength,
+    noise_like,
+)
 from scripts.inference.lpips import load_lpips
 
 
@@ -37,6 +46,11 @@ def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, caps
     assert [row["set"] for row in rows[2:5]] == ["training", "held out", name]
     for row in rows[2:]:
         assert float(row["kl"]) > 0 and (row["psnr_y"] != "") == (row["set"] == name)
+        if row["set"] == name:
+            figures = {k: float(row[k]) for k in ("psnr_y", "psnr_y_sample", "dispersion")}
+            lost = figures["psnr_y"] - figures["psnr_y_sample"]
+            assert 10 ** (lost / 10) - 1 == pytest.approx(figures["dispersion"] / 100, abs=0.01)
+            assert 0 < float(row["features"]) < 2 and 0 < float(row["grid"]) < 100
     projected, ours = rows[1], rows[4]
     assert float(projected["psnr_y"]) > float(rows[0]["psnr_y"]) + 0.3
     assert float(ours["psnr_y"]) == pytest.approx(float(projected["psnr_y"]), abs=0.1)
@@ -55,7 +69,7 @@ def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, caps
 def test_noise_has_the_samples_strength_outside_of_lrs_reach(small_cvae, large_dataset):
     lr = to_tensor(read_image(sorted(large_dataset.lr.iterdir())[0]))
     mean, drawn = small_cvae.sample(lr, temperature=0)[0], small_cvae.sample(lr, 4, seed=0)
-    noise = vae_evidence.noise_like(deviations(drawn)[0], 4, mean, lr, small_cvae)
+    noise = noise_like(deviations(drawn)[0], 4, mean, lr, small_cvae)
     assert deviations(noise)[0] == pytest.approx(deviations(drawn)[0], rel=0.1)
     assert all((resize(x, 1 / 4) - lr).abs().max() < 2 / 255 for x in noise)
 
@@ -64,8 +78,33 @@ def test_step_at_tile_borders_shows_seams(small_cvae):
     torch.manual_seed(0)
     lr = torch.nn.functional.interpolate(torch.rand(1, 3, 20, 20), size=100, mode="bicubic")
     lr = lr.clamp(0, 1)
-    assert vae_evidence.border_step(small_cvae, lr) == pytest.approx(1, abs=0.03)
-    assert abs(vae_evidence.border_step(small_cvae, lr, overlap=0) - 1) > 0.06
+    assert border_step(small_cvae, lr) == pytest.approx(1, abs=0.03)
+    assert abs(border_step(small_cvae, lr, overlap=0) - 1) > 0.06
+
+
+def test_dispersion_is_whole_where_a_sample_has_twice_the_error():
+    assert dispersion(30, 30) == 0
+    assert dispersion(30, 30 - 10 * math.log10(2)) == pytest.approx(100)
+    assert dispersion(30, 30 - 10 * math.log10(1.2)) == pytest.approx(20)
+
+
+def test_grid_is_seen_in_the_deviation_and_noise_has_none():
+    torch.manual_seed(0)
+    noise = torch.randn(10, 1, 3, 256, 320)
+    assert grid_strength(noise) == pytest.approx(1, abs=0.3)
+    wave = 1 + 0.5 * torch.cos(torch.arange(320) * math.pi / 2)  # of 4 pixels
+    assert grid_strength(noise * wave) > 20
+    other = 1 + 0.5 * torch.cos(torch.arange(320) * math.pi / 3)  # of 6
+    assert grid_strength(noise * other) < 2
+
+
+def test_map_of_feature_distances_has_the_loss_as_its_mean(large_dataset):
+    hr = to_tensor(read_image(sorted(large_dataset.hr.iterdir())[0]))[..., :128, :128]
+    images = torch.stack([hr[0], (hr[0] + 0.1).clamp(0, 1)])
+    network = EfficientNetFeatures()
+    same, other = feature_distances(network, images, hr)
+    assert same.shape == (64, 64) and same.max() < 1e-6
+    assert other.mean().item() == pytest.approx(network.distance(images[1:], hr).item(), rel=1e-4)
 
 
 def test_picture_of_samples(small_cvae, large_dataset, tmp_path, capsys):

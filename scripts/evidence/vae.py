@@ -26,7 +26,7 @@ import torch
 from common import checkpoint
 from common.data.pairs import Pairs, training_and_validation_pairs
 from common.data.photos import read_image, to_tensor
-from common.data.resize import detail, imresize, project_and_clamp
+from common.data.resize import imresize, project_and_clamp
 from common.device import choose_bfloat16, choose_device, describe
 from common.measure.metrics import lr_psnr, psnr_ssim_y, psnr_y
 from common.measure.pictures import grid
@@ -36,8 +36,8 @@ from common.run.flags import command_line
 from common.vae.diagnostics import deviations, latent_diagnostics
 from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
-from CVAE.tiles import tile_starts
 from CVAE.train_cvae import train_cvae
+from ESRGAN.efficientnet import EfficientNetFeatures
 from scripts.evidence.runs import (
     Run,
     choose_photos,
@@ -46,6 +46,13 @@ from scripts.evidence.runs import (
     run_folder,
     train_all,
     write_results,
+)
+from scripts.evidence.sample_figures import (
+    border_step,
+    dispersion,
+    feature_distances,
+    grid_strength,
+    noise_like,
 )
 from scripts.inference.figures import diversity_score, local_l1
 from scripts.inference.lpips import load_lpips
@@ -65,11 +72,16 @@ ON_PHOTOS = {  # in the CSV: title and digits in the table
     "psnr_y": ("PSNR-Y", 2),
     "ssim_y": ("SSIM-Y", 4),
     "psnr_y_sample": ("of a sample", 2),
+    "dispersion": ("variance, %", 0),
     "lr_psnr_worst": ("LR-PSNR, worst", 1),
     "std_high": ("std, high", 2),
     "std_low": ("std, low", 2),
+    "grid": ("grid", 1),
     "diversity": ("diversity", 1),
     "diversity_null": ("of noise", 1),
+    "diversity_features": ("with features", 1),
+    "features": ("features", 3),
+    "features_sample": ("of a sample", 3),
     "diversity_lpips": ("with LPIPS", 1),
     "diversity_lpips_null": ("of noise", 1),
     "lpips": ("LPIPS", 4),
@@ -85,7 +97,6 @@ ON_PATCHES = {
     "psnr_sample": ("from p", 2),
     "psnr_other": ("from q of another", 2),
 }
-_SHIFT = 6  # LR pixels between the tile grids that are compared
 _LEAST_FOR_BORDERS = 70  # LR pixels: between the first and the last tile there has to be a border
 
 
@@ -139,6 +150,7 @@ def vae_evidence(
     sets = {"training": train_pairs[:n_patches], "held out": held_out} | pairs
     patches = {name: Validation(p, 1024).patches(n_patches, PATCH) for name, p in sets.items()}
     spatial_lpips, why = load_lpips(where, spatial=True)
+    features = EfficientNetFeatures().to(where)
     rows = [
         {"network": network, "set": name} | _bicubic(pairs[name], projected)
         for network, projected in (("bicubic", False), ("bicubic, projected", True))
@@ -152,7 +164,7 @@ def vae_evidence(
                 both = [images.to(where) for images in patches[name]]
                 row |= latent_diagnostics(network, recognition, *both)
                 if name in pairs:
-                    row |= _on_photos(network, pairs[name], n_samples, spatial_lpips)
+                    row |= _on_photos(network, pairs[name], n_samples, features, spatial_lpips)
                     row["seconds"] = run.seconds
                 rows.append(row)
                 bar.update()
@@ -193,13 +205,19 @@ def _bicubic(pairs: Pairs, projected: bool) -> dict[str, float]:
 
 @torch.inference_mode()
 def _on_photos(
-    network: CVAE | SRVAE, pairs: Pairs, n_samples: int, spatial_lpips: Callable | None
+    network: CVAE | SRVAE,
+    pairs: Pairs,
+    n_samples: int,
+    features: EfficientNetFeatures,
+    spatial_lpips: Callable | None,
 ) -> dict[str, float]:
     """Return a network's figures on whole photos: means over them, but of LR-PSNR the lowest.
 
-    psnr_y, ssim_y, lpips: of the mean prediction. psnr_y_sample: mean over the samples.
-    diversity, diversity_lpips: see `diversity_score`, with local L1 and with LPIPS; ..._null: of
-        the mean prediction with noise of the samples' strength, projected onto LR.
+    psnr_y, ssim_y, features, lpips: of the mean prediction. ..._sample: mean over the samples.
+    dispersion, grid: see `dispersion`, `grid_strength`.
+    diversity, ..._features, ..._lpips: see `diversity_score`, with local L1, `feature_distances`
+        and LPIPS; ..._null: of the mean prediction with noise of the samples' strength, projected
+        onto LR.
     border_step: see `border_step`; the CVAE's.
     """
     device = next(network.parameters()).device
@@ -212,6 +230,13 @@ def _on_photos(
         std_high, std_low = deviations(samples)
         values = {"psnr_y": psnr, "ssim_y": ssim, "std_high": std_high, "std_low": std_low}
         values["psnr_y_sample"] = psnr_y(samples[:, 0], hr.expand_as(samples[:, 0])).mean().item()
+        values["dispersion"] = dispersion(psnr, values["psnr_y_sample"])
+        if min(hr.shape[2:]) >= 128:
+            values["grid"] = grid_strength(samples)
+        distances = feature_distances(features, samples[:, 0], hr)
+        values["diversity_features"] = diversity_score(distances)
+        values["features_sample"] = distances.mean().item()
+        values["features"] = feature_distances(features, mean, hr).mean().item()
         values["lr_psnr_worst"] = min(lr_psnr(x, lr).item() for x in (mean, *samples))
         null = noise_like(std_high, n_samples, mean, lr, network)
         for kind, versions in (("", samples), ("_null", null)):
@@ -230,48 +255,6 @@ def _on_photos(
     }
     means["lr_psnr_worst"] = min(values["lr_psnr_worst"] for values in figures)
     return means
-
-
-def noise_like(
-    std_high: float, n: int, mean: torch.Tensor, lr: torch.Tensor, network: CVAE | SRVAE
-) -> torch.Tensor:
-    """Return `mean` with noise where LR does not reach, of the deviation `std_high`, n times."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(n, *mean.shape, generator=generator).to(lr.device)
-    noise = torch.stack([detail(x) for x in noise])
-    noise *= std_high / deviations(noise)[0]
-    return torch.stack([network.finish(mean + x, lr) for x in noise])
-
-
-def border_step(network: CVAE, lr: torch.Tensor, overlap: int = 8) -> float:
-    """Return how large the step between neighbouring pixels is across a tile's border.
-
-    Against the step at the same place where it is no border, because the photo was cut by some
-    pixels and the tiles lie elsewhere: a photo's edges do not count. 1: borders cannot be told.
-
-    Args:
-        lr: a photo (1, 3, H, W), 70 pixels or more each way.
-    """
-    at_border, elsewhere = [], []
-    for axis in (2, 3):
-        length = lr.shape[axis]
-        steps, borders = [], []
-        for shift in range(0, PATCH - overlap, _SHIFT):
-            cut = lr.narrow(axis, shift, length - shift)
-            sample = network.sample(cut, 1, seed=0, overlap=overlap)[0]
-            change = sample.diff(dim=axis).abs().mean([d for d in range(4) if d != axis])
-            starts = tile_starts(length - shift, PATCH, overlap)
-            edges = torch.tensor([4 * edge for s in starts for edge in (s, s + PATCH)])
-            is_border = torch.isin(torch.arange(1, len(change) + 1), edges)
-            # The first and the last tile are left out: with the cut the context changes there.
-            inner = slice(4 * (PATCH - shift), -4 * PATCH)
-            steps.append(change[inner])
-            borders.append(is_border[inner])
-        all_steps, all_borders = torch.stack(steps), torch.stack(borders).to(lr.device)
-        for i in all_borders.any(0).nonzero()[:, 0]:
-            at_border.append(all_steps[all_borders[:, i], i].mean().item())
-            elsewhere.append(all_steps[~all_borders[:, i], i].mean().item())
-    return fmean(at_border) / fmean(elsewhere)
 
 
 def table(rows: list[dict[str, Any]], sets: list[str], figures: dict[str, tuple[str, int]]) -> str:

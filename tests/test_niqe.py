@@ -71,7 +71,7 @@ def test_fit_finds_a_known_distribution():
     assert [value.item() for value in fit_aggd(x)] == pytest.approx([1.5, 0.5, 2.0], rel=0.02)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_niqe_on_a_gpu_is_that_on_a_cpu():
     for name in ("astronaut.png", "rocket.jpg"):
         on_gpu = niqe(photo(name).cuda())

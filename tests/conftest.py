@@ -3,7 +3,10 @@
 import csv
 import functools
 import os
+import runpy
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +31,18 @@ torch.set_num_threads(1)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def curves_as_text() -> Iterator[None]:
+    """What curves show, in place of curves, whose drawing takes most of a small run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "plot_curves", _write_curves)
+        yield
+
+
+def _write_curves(path: Path, rows: list[dict], *others: object) -> None:
+    path.write_text(repr(([row | {"seconds": 0} for row in rows], *others)))
 
 
 class Dataset(NamedTuple):
@@ -98,6 +113,14 @@ def rows_of(run: Path) -> list[dict[str, str]]:
     """Return a run's log, without the seconds."""
     with (run / "log.csv").open(newline="") as file:
         return [row | {"seconds": ""} for row in csv.DictReader(file)]
+
+
+def run_script(path: str, settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do in this process what `python PATH --FLAGS` does."""
+    flags = [word for k, v in settings.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+    monkeypatch.setattr(sys, "argv", [path, *flags])
+    monkeypatch.setattr(sys, "path", [*sys.path])  # (the script adds to it)
+    runpy.run_path(path, run_name="__main__")
 
 
 def same_weights(a: Path, b: Path) -> bool:

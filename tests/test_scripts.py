@@ -1,6 +1,7 @@
 """What the README tells people to run."""
 
 import inspect
+import json
 import os
 import re
 import shlex
@@ -74,6 +75,7 @@ FUNCTIONS = {
     "scripts/evidence/cyclegan.py": cyclegan_evidence,
     "scripts/evidence/vae.py": vae_evidence,
 }
+CYCLEGANS = [script for script in FUNCTIONS if "CycleGAN/" in script]
 
 
 def test_quickstart_goes_from_photos_to_a_picture_and_can_be_run_again(tmp_path, capsys):
@@ -135,21 +137,26 @@ SAYS = {  # what each script's --help says, besides much else
 }
 
 
-# Each script as `python SCRIPT --help` starts it, in a process forked from one that has imported
-# what takes seconds, and nothing of ours.
+# Each as `python SCRIPT FLAGS` or `python -c CODE` starts it in a folder, in a process forked from
+# one that has imported what takes seconds, and nothing of ours.
 START_ALL = """
-import os, runpy, sys, traceback
+import json, os, runpy, sys, traceback
 import matplotlib.figure, skimage, torch, tyro
-for number, script in enumerate(sys.argv[1:]):
+for number, (folder, *words) in enumerate(json.loads(sys.argv[1])):
     if os.fork():
         print(os.waitstatus_to_exitcode(os.wait()[1]))
     else:
         file = os.open(f"{number}.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(file, 1), os.dup2(file, 2)
-        sys.path[0], sys.argv = os.path.dirname(script), [script, "--help"]
+        os.chdir(folder)
         code = 1
         try:
-            runpy.run_path(script, run_name="__main__")
+            if words[0] == "-c":
+                exec(words[1], {"__name__": "__main__"})
+            else:
+                sys.path[0], sys.argv = os.path.dirname(words[0]), words
+                runpy.run_path(words[0], run_name="__main__")
+            code = 0
         except SystemExit as end:
             code = end.code or 0
         except BaseException:
@@ -157,45 +164,63 @@ for number, script in enumerate(sys.argv[1:]):
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)  # (to take torch down takes longer than all this)
 """
+Started = tuple[int, str]  # exit code, output
 
 
-def start_all(scripts: list[str], folder: Path) -> list[tuple[int, str]]:
-    """Return exit code and output of each script with --help, started in `folder`."""
-    options = {"cwd": folder, "text": True}
+def start_all(commands: list[tuple[Path, ...]], folder: Path) -> list[Started]:
+    """Start each command, a folder and Python's arguments, in turn; `folder` gets the outputs."""
     if not hasattr(os, "fork"):
-        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        done = (subprocess.run([sys.executable, s, "--help"], **options) for s in scripts)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        python = [sys.executable]
+        done = (
+            subprocess.run(python + words, cwd=folder, **options) for folder, *words in commands
+        )
         return [(process.returncode, process.stdout) for process in done]
-    command = [sys.executable, "-c", START_ALL, *scripts]
-    codes = subprocess.check_output(command, **options).split()
+    words = json.dumps([[*map(str, command)] for command in commands])
+    command = [sys.executable, "-c", START_ALL, words]
+    codes = subprocess.check_output(command, cwd=folder, text=True).split()
     return [(int(code), (folder / f"{i}.txt").read_text()) for i, code in enumerate(codes)]
 
 
-def test_scripts_start_from_any_directory_and_explain_their_flags(tmp_path):
-    started = start_all([str(ROOT / script) for script in SAYS], tmp_path)
-    for (script, words), (code, output) in zip(SAYS.items(), started, strict=True):
-        assert code == 0, output
-        assert words in re.sub(r"[\s│]+", " ", output), script
+@pytest.fixture(scope="module")
+def started(tmp_path_factory) -> dict[str, Started]:
+    """What came of each start, in one empty folder but for the imports from within a folder."""
+    empty, other = (tmp_path_factory.mktemp(name) for name in ("empty", "other"))
+    commands = {script: (empty, ROOT / script, "--help") for script in SAYS}
+    (other / "broken.py").write_text("import common")  # without its folder on sys.path
+    commands["broken"] = empty, other / "broken.py"
+    modules = [path.removesuffix(".py").replace("/", ".") for path in (*SAYS, *FUNCTIONS)]
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(modules)}"
+    commands["import"] = empty, "-c", code
+    for script in CYCLEGANS:
+        names = "GeneratorSR, GeneratorDown, Discriminator, ResidualBlock, train_cyclegan_sr"
+        code = f"from {Path(script).stem} import {names}; print(GeneratorSR(4).conv1)"
+        commands[f"import {script}"] = (ROOT / script).parent, "-c", code
+    outcomes = start_all([*commands.values()], other)
+    assert list(empty.iterdir()) == []
+    return dict(zip(commands, outcomes, strict=True))
 
 
-def test_start_of_a_script_that_fails_is_seen(tmp_path):
-    broken = tmp_path / "broken.py"
-    broken.write_text("import common")  # without its folder on sys.path
-    ((code, output),) = start_all([str(broken)], tmp_path)
+@pytest.mark.parametrize("script", SAYS)
+def test_scripts_start_from_any_directory_and_explain_their_flags(started, script):
+    code, output = started[script]
+    assert code == 0, output
+    assert SAYS[script] in re.sub(r"[\s│]+", " ", output)
+
+
+def test_start_of_a_script_that_fails_is_seen(started):
+    code, output = started["broken"]
     assert code == 1 and "No module named 'common'" in output
 
 
-def test_importing_a_script_does_nothing_else(tmp_path):
-    modules = [path.removesuffix(".py").replace("/", ".") for path in FUNCTIONS]
-    code = f"import {', '.join(modules)}, scripts.quickstart, scripts.benchmarks.benchmark"
-    command = [
-        sys.executable,
-        "-c",
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}, common.div2k",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(tmp_path.iterdir()) == []
+def test_importing_a_script_does_nothing_else(started):
+    assert started["import"] == (0, "")
+
+
+@pytest.mark.parametrize("script", CYCLEGANS)
+def test_cyclegan_can_be_imported_from_within_its_folder(started, script):
+    code, output = started[f"import {script}"]
+    assert code == 0 and "Conv2d(3, 4" in output, output
 
 
 def test_grid_places_pictures_below_their_captions():

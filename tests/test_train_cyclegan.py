@@ -1,11 +1,8 @@
 """The three CycleGANs' training, at small widths on real photos."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +13,13 @@ from common import checkpoint
 from common.data.photos import read_image
 from common.data.resize import resize
 from common.device import choose_bfloat16
+from common.run import training
+from common.run.log import plot_curves
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from scripts.evidence.cyclegan import CHANGES
-from tests.conftest import rows_of, same_weights, stop_in_step
+from tests.conftest import rows_of, run_script, same_weights, stop_in_step
 
 VERSIONS = {"v1": v1, "v2": v2, "v3": v3}
 NETWORKS = ("G_LR2HR", "F_HR2LR", "D_HR", "D_LR")
@@ -43,9 +42,11 @@ def train(version: str, dataset, out_dir: Path, **settings) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory) -> dict[str, Path]:
-    """A complete small run of each version."""
+    """A complete small run of each version, with its curves."""
     folder = tmp_path_factory.mktemp("cyclegan")
-    return {version: train(version, dataset, folder / version) for version in VERSIONS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "plot_curves", plot_curves)
+        return {version: train(version, dataset, folder / version) for version in VERSIONS}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -66,6 +67,7 @@ def test_run_writes_everything_it_promises(runs, version):
     assert json.loads((run / "config.json").read_text())["n_features"] == 4
     pictures = [read_image(path) for path in sorted((run / "samples").iterdir())]
     assert len(pictures) == 2 and pictures[0].shape == pictures[1].shape
+    assert read_image(run / "curves.png").shape[1] > 1000
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -342,28 +344,10 @@ def test_default_epoch_goes_through_the_photos_once(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_script_runs_from_any_directory(dataset, tmp_path, version):
-    path = VERSIONS[version].__file__
+def test_script_trains_with_flags(dataset, tmp_path, monkeypatch, capsys, version):
     settings = dataset.folders() | SMALL | {"n_epochs": 1, "out_dir": tmp_path / "run"}
-    flags = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, path, *flags],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "complete" in done.stdout and (tmp_path / "run" / "G_LR2HR.pth").exists()
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_script_can_be_imported_from_within_its_folder(version):
-    path = Path(VERSIONS[version].__file__)
-    names = "GeneratorSR, GeneratorDown, Discriminator, ResidualBlock, train_cyclegan_sr"
-    code = f"from {path.stem} import {names}; print(GeneratorSR(4).conv1)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=path.parent, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "Conv2d(3, 4" in done.stdout, done.stderr
+    run_script(VERSIONS[version].__file__, settings, monkeypatch)
+    assert "complete" in capsys.readouterr().out and (tmp_path / "run" / "G_LR2HR.pth").exists()
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -20,6 +20,7 @@ from common import checkpoint
 from common.data.crops import DegradedCrops
 from common.data.photos import read_image
 from common.run import training
+from common.run.log import plot_curves
 from common.run.recipes import learning_rate_at
 from ESRGAN import train_esrgan as script
 from ESRGAN.losses import color_loss, relativistic_loss, vanilla_losses
@@ -47,8 +48,11 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory) -> Path:
-    """A complete small run."""
-    return train_esrgan(**dataset.folders(), **SMALL, out_dir=tmp_path_factory.mktemp("run") / "a")
+    """A complete small run, with its curves."""
+    out_dir = tmp_path_factory.mktemp("run") / "a"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "plot_curves", plot_curves)
+        return train_esrgan(**dataset.folders(), **SMALL, out_dir=out_dir)
 
 
 def test_relativistic_loss_is_cross_entropy_on_relative_logits():
@@ -94,6 +98,7 @@ def test_run_writes_everything_it_promises(run):
         generator.load_state_dict(weights)
         assert torch.isfinite(generator(torch.rand(1, 3, 8, 8))).all()
     Discriminator(32, 4).load_state_dict(torch.load(run / "discriminator.pth", weights_only=True))
+    assert read_image(run / "curves.png").shape[1] > 1000
     config = json.loads((run / "config.json").read_text())
     assert config["n_blocks"] == 1 and config["seed"] == 0 and config["torch"] == torch.__version__
 

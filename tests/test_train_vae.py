@@ -1,11 +1,8 @@
 """The CVAE's and the SRVAE's training, at small widths on real photos."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +14,12 @@ from common.data.photos import read_image, write_image
 from common.data.resize import imresize, project
 from common.device import choose_bfloat16
 from common.run import training
+from common.run.log import plot_curves
 from CVAE import train_cvae as cvae
 from CVAE.model import CVAE
 from SRVAE import train_srvae as srvae
 from SRVAE.model import SRVAE
-from tests.conftest import rows_of, same_weights, stop_in_step
+from tests.conftest import rows_of, run_script, same_weights, stop_in_step
 
 SCRIPTS = {"cvae": cvae, "srvae": srvae}
 TRAIN = {"cvae": cvae.train_cvae, "srvae": srvae.train_srvae}
@@ -48,15 +46,11 @@ def train(name: str, dataset, out_dir: Path, **settings) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(large_dataset, tmp_path_factory) -> dict[str, Path]:
-    """A complete small run of each."""
+    """A complete small run of each, with its curves."""
     folder = tmp_path_factory.mktemp("vae")
-    return {name: train(name, large_dataset, folder / name) for name in TRAIN}
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """The curves of `runs` are drawn; those of each other run would take most of the time."""
-    monkeypatch.setattr(training, "plot_curves", lambda path, *rows: path.touch())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "plot_curves", plot_curves)
+        return {name: train(name, large_dataset, folder / name) for name in TRAIN}
 
 
 @pytest.mark.parametrize("name", TRAIN)
@@ -279,17 +273,11 @@ def test_run_ends_early_when_nothing_gets_better(large_dataset, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", TRAIN)
-def test_script_runs_from_any_directory(large_dataset, tmp_path, name):
+def test_script_trains_with_flags(large_dataset, tmp_path, monkeypatch, capsys, name):
     settings = large_dataset.folders() | SMALL | SIZES[name]
     settings |= {"n_epochs": 1, "out_dir": tmp_path / "run"}
-    flags = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
-    done = subprocess.run(
-        [sys.executable, SCRIPTS[name].__file__, *flags],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "complete" in done.stdout and (tmp_path / "run" / f"{name}.pth").exists()
+    run_script(SCRIPTS[name].__file__, settings, monkeypatch)
+    assert "complete" in capsys.readouterr().out and (tmp_path / "run" / f"{name}.pth").exists()
 
 
 @pytest.mark.parametrize("name", TRAIN)

@@ -21,6 +21,8 @@ from CVAE.model import CVAE
 from scripts.benchmarks.train import random_vgg
 from scripts.prepare_dataset import prepare_dataset
 
+# What a process imports from which others are forked, of tests that start several.
+PRELOADED = ["scripts.benchmarks.stress", "torch._dynamo", "tests.test_processes"]
 SKIMAGE_DATA = Path(skimage.__file__).parent / "data"
 Weights = dict[str, torch.Tensor]
 # The same sums on every machine, and none that wait for another's: tests run side by side.

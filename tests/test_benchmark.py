@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from common import checkpoint
+from common.data.pairs import list_pairs
 from common.device import choose_bfloat16
 from ESRGAN.losses import relativistic_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB
@@ -17,6 +19,9 @@ from scripts.benchmarks.measuring import Side, measure, peak_memory
 from scripts.benchmarks.memory import train_two_steps
 from scripts.benchmarks.precision import psnr_and_seconds
 from scripts.benchmarks.train import Adversaries
+from SRVAE.model import SRVAE
+from SwinIR.model import SwinIR
+from tests.conftest import PRELOADED
 
 CPU = torch.device("cpu")
 
@@ -107,6 +112,8 @@ def test_our_gan_step_passes_each_image_through_the_discriminator_once(vgg_file)
 def test_benchmark_of_upscaling_compares_equal_results(tmp_path, monkeypatch):
     pytest.importorskip("spandrel")
     monkeypatch.setattr(upscale, "choose_bfloat16", lambda device: True)
+    small = {"SwinIR": partial(SwinIR, (2,), 12, 2), "SRVAE": partial(SRVAE, 6, 2, 1)}
+    monkeypatch.setattr(upscale, "NETWORKS", small)
     networks = {"ESRGAN": "", "SwinIR": "_swinir", "SRVAE": "_srvae"}
     options = {"networks": tuple(networks), "n_blocks": 1, "size": 24, "rounds": 1}
     ratios = benchmark.upscale(**options, out=tmp_path, peaks=False)
@@ -137,7 +144,11 @@ def test_benchmark_of_swinir_compares_equal_networks(tmp_path, monkeypatch):
     assert all(side["gflop"] > 0 for side in (*steps.values(), *images.values()))
 
 
-def test_benchmark_of_scaling_runs_processes_together(tmp_path):
+def test_benchmark_of_scaling_runs_processes_together(tmp_path, monkeypatch):
+    if os.name == "posix":  # (started anew, each would import torch)
+        fork = partial(torch.multiprocessing.start_processes, start_method="forkserver")
+        torch.multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+        monkeypatch.setattr(torch.multiprocessing, "spawn", fork)
     settings = {"n_blocks": 1, "batch_size": 1, "patch_size": 32, "steps": 1}
     ratios = benchmark.scaling(most=2, **settings, out=tmp_path)
     assert ratios["1 process"] == 1 and ratios["2 processes"] > 0
@@ -186,8 +197,10 @@ def test_benchmark_of_rounding_compares_bfloat16_with_full_precision(dataset, tm
     assert "gain, dB" in capsys.readouterr().out
 
 
-def test_benchmark_of_memory_trains_each_script(tmp_path, monkeypatch):
+def test_benchmark_of_memory_trains_each_script(dataset, tmp_path, monkeypatch):
     name = "ESRGAN, GAN stage"
+    pairs = list_pairs(dataset.lr, dataset.hr)
+    monkeypatch.setattr(benchmark, "large_photos", lambda folder, n_photos: pairs[:n_photos])
     small = {"n_blocks": 1, "n_features": 8, "growth": 4, "batch_size": 2, "patch_size": 32}
     monkeypatch.setattr(benchmark, "train_two_steps", partial(train_two_steps, **small))
     peaks = benchmark.memory(scripts=(name,), out=tmp_path, device="cpu")

@@ -24,13 +24,13 @@ def networks() -> dict[str, torch.nn.Module]:
     residual = ResidualGeneratorSR(4, 2, back_projections=2)
     torch.nn.init.normal_(residual.conv_out.weight, 0, 0.05)
     return {
-        "ESRGAN": GeneratorRRDB(2, 8, 4),
-        "EDSR": EDSR(2, 8),
-        "SwinIR": SwinIR((2, 2), 12, 2),
+        "ESRGAN": GeneratorRRDB(1, 8, 4),
+        "EDSR": EDSR(1, 8),
+        "SwinIR": SwinIR((2,), 12, 2),
         "SwinIR, real": SwinIR((2,), 12, 2, "nearest+conv", True),
         "CycleGAN v1": GeneratorSR(4, 2),
         "CycleGAN v3": residual,
-        "SRVAE": SRVAE(6, 2, 2),
+        "SRVAE": SRVAE(6, 2, 1),
     }
 
 

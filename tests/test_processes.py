@@ -20,7 +20,7 @@ from EDSR import train_edsr as edsr
 from ESRGAN import train_esrgan as esrgan
 from SRVAE import train_srvae as srvae
 from SwinIR import train_swinir as swinir
-from tests.conftest import rows_of
+from tests.conftest import PRELOADED, rows_of
 
 SMALL = {"batch_size": 2, "workers": 0, "n_epochs": 1, "steps_per_epoch": 2, "device": "cpu"}
 SMALL["bfloat16"] = False  # its rounding hides what is compared
@@ -62,7 +62,7 @@ def together(count: int, folder: Path, function, *arguments) -> list[str]:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
-        context.set_forkserver_preload(["scripts.benchmarks.stress", __name__])
+        context.set_forkserver_preload(PRELOADED)
     files = [folder / f"{rank}.txt" for rank in range(count)]
     started = [
         context.Process(target=run_as, args=(rank, count, port, file, function, *arguments))

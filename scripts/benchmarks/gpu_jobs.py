@@ -313,7 +313,7 @@ class Worker:
         """Train for half of the time that is left, the last one for all of it."""
         folders = self.folders(own=True)
         left = list(TRAINED)[list(TRAINED).index(job) :]
-        seconds = 2 if self.toy else max(5, (self.until - time.time()) / len(left) - 6)
+        seconds = 0.5 if self.toy else max(5, (self.until - time.time()) / len(left) - 6)
         rate = self.settings["rates"].get(job)  # steps/s, where they were measured before
         settings = {"n_epochs": 10**5, "steps_per_epoch": 2 if self.toy else 50}
         if rate and not self.toy:  # some of the time goes to validation

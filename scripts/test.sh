@@ -9,4 +9,7 @@ setup "$ROOT/requirements.txt" "$ROOT/tests/requirements.txt"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+export OMP_NUM_THREADS=1  # of each process: they run side by side
+# Each process takes a stretch of the tests in their order, so that few files' fixtures are made
+# twice; one that is done takes some of another's.
+exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

@@ -29,7 +29,7 @@ SMALL = {
     "batch_size": 2,
     "workers": 0,
     "n_valid": 1,
-    "valid_patches": 4,
+    "valid_patches": 2,
     "n_epochs": 2,
     "steps_per_epoch": 3,
     "device": "cpu",

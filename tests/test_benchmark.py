@@ -48,7 +48,7 @@ def test_benchmark_of_training_measures_both_stages(tmp_path, monkeypatch):
     pytest.importorskip("spandrel")
     small = partial(Discriminator, 32, 8)
     monkeypatch.setattr("scripts.benchmarks.train.Discriminator", lambda *sizes: small())
-    settings = {"n_blocks": 1, "batch_size": 2, "n_photos": 1, "workers": 0, "rounds": 1}
+    settings = {"n_blocks": 2, "batch_size": 2, "n_photos": 1, "workers": 0, "rounds": 1}
     ratios = benchmark.train(**settings, patch_size=32, out=tmp_path, peaks=False)
     n = 1 + choose_bfloat16(CPU)  # precisions
     assert len(ratios) == 7 + 2 * n
@@ -56,7 +56,7 @@ def test_benchmark_of_training_measures_both_stages(tmp_path, monkeypatch):
     usual, ours, (same, checkpointing, larger) = sides[0], sides[n], sides[-3:]
     # Weights of a pixel's products: 239,616 in a dense block, 36,864 in a convolution of 64 to 64,
     # 1,728 of 3 to 64; 64 pixels an LR, two of them, forward, and backward twice as much.
-    products = 3 * 239_616 + 1_728 + 36_864 + 4 * 36_864 + 16 * (2 * 36_864 + 1_728)
+    products = 2 * 3 * 239_616 + 1_728 + 36_864 + 4 * 36_864 + 16 * (2 * 36_864 + 1_728)
     assert usual["gflop"] == pytest.approx(3 * 2 * 2 * 64 * products / 1e9, rel=0.01)
     assert usual["gflop"] == ours["gflop"] == same["gflop"]
     assert ours["gflop"] < min(larger["gflop"], checkpointing["gflop"])

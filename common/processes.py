@@ -9,7 +9,7 @@ alone writes, measures and prints.
 import atexit
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,11 +81,12 @@ class _SumAcrossProcesses(torch.autograd.Function):
 
 
 @torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes."""
+def average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Replace the gradient of each weight by its mean over the processes."""
     if count() == 1:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
     together = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(together)
     parts = together.div_(count()).split([gradient.numel() for gradient in gradients])

@@ -64,20 +64,17 @@ def second_order(hr: torch.Tensor, seeds: list[list[int]]) -> torch.Tensor:
     (N, 3, H / 4, W / 4) of 8-bit values in [0, 1] on the same device, whose random numbers noise
     takes: another device gives other noise.
     """
-    rngs = [np.random.default_rng(seed) for seed in seeds]
-    worn = list(
-        zip(hr.split(1), rngs, strict=True)
-    )  # images, and what decides what becomes of them
+    rngs = [np.random.default_rng(seed) for seed in seeds]  # each decides about one image
     size = tuple(n // SCALE for n in hr.shape[2:])
-    worn = [(_blur_resize_noise(x, rng, FIRST, x.shape[2:]), rng) for x, rng in worn]
-    worn = _jpeg_each(worn, FIRST)
-    worn = [(_blur_resize_noise(x, rng, SECOND, size), rng) for x, rng in worn]
+    rows = zip(hr.split(1), rngs, strict=True)
+    images = [_blur_resize_noise(x, rng, FIRST, hr.shape[2:]) for x, rng in rows]
+    rows = zip(_jpeg_each(images, rngs, FIRST), rngs, strict=True)
+    images = [_blur_resize_noise(x, rng, SECOND, size) for x, rng in rows]
     is_jpeg_last = [rng.random() < 0.5 for rng in rngs]
-    rows = zip(worn, is_jpeg_last, strict=True)
-    worn = [(_shrink_and_filter(x, rng, size) if last else x, rng) for (x, rng), last in rows]
-    worn = _jpeg_each(worn, SECOND)
-    rows = zip(worn, is_jpeg_last, strict=True)
-    images = [x if last else _shrink_and_filter(x, rng, size) for (x, rng), last in rows]
+    rows = zip(images, rngs, is_jpeg_last, strict=True)
+    images = [_shrink_and_filter(x, rng, size) if last else x for x, rng, last in rows]
+    rows = zip(_jpeg_each(images, rngs, SECOND), rngs, is_jpeg_last, strict=True)
+    images = [x if last else _shrink_and_filter(x, rng, size) for x, rng, last in rows]
     return torch.cat(images).mul_(255).round_().clamp_(0, 255).div_(255)
 
 
@@ -104,10 +101,8 @@ def blur(image: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
     n, reach = image.shape[1], len(kernel) // 2
     reach_h, reach_w = (min(reach, size - 1) for size in image.shape[2:])
     image = functional.pad(image, (reach_w, reach_w, reach_h, reach_h), mode="reflect")
-    if (reach_h, reach_w) != (reach, reach):  # smaller than the kernel
-        image = functional.pad(
-            image, (reach - reach_w,) * 2 + (reach - reach_h,) * 2, mode="replicate"
-        )
+    more_w, more_h = reach - reach_w, reach - reach_h  # where it is smaller than the kernel
+    image = functional.pad(image, (more_w, more_w, more_h, more_h), mode="replicate")
     weight = torch.from_numpy(kernel).to(image).expand(n, 1, -1, -1)
     return functional.conv2d(image, weight, groups=n)
 
@@ -160,17 +155,15 @@ def _shrink_and_filter(
 
 
 def _jpeg_each(
-    worn: list[tuple[torch.Tensor, np.random.Generator]], ranges: Ranges
-) -> list[tuple[torch.Tensor, np.random.Generator]]:
+    images: list[torch.Tensor], rngs: list[np.random.Generator], ranges: Ranges
+) -> list[torch.Tensor]:
     """Compress images (1, 3, h, w) of any sizes: one way to the CPU and back for all of them."""
-    qualities = [int(rng.integers(*ranges.quality, endpoint=True)) for _, rng in worn]
-    flat = [(x * 255).round().byte()[0].permute(1, 2, 0).flatten() for x, _ in worn]
+    qualities = [int(rng.integers(*ranges.quality, endpoint=True)) for rng in rngs]
+    flat = [(x * 255).round().byte()[0].permute(1, 2, 0).flatten() for x in images]
     parts = torch.cat(flat).cpu().split([len(x) for x in flat])
-    shapes = [(*x.shape[2:], 3) for x, _ in worn]
-    images = [part.view(shape).numpy() for part, shape in zip(parts, shapes, strict=True)]
-    decoded = [torch.tensor(x).flatten() for x in _THREADS.map(jpeg, images, qualities)]
-    parts = torch.cat(decoded).to(worn[0][0].device).float().div_(255).split([*map(len, decoded)])
-    return [
-        (part.view(1, *shape).permute(0, 3, 1, 2).contiguous(), rng)
-        for part, shape, (_, rng) in zip(parts, shapes, worn, strict=True)
-    ]
+    shapes = [(*x.shape[2:], 3) for x in images]
+    pixels = [part.view(shape).numpy() for part, shape in zip(parts, shapes, strict=True)]
+    decoded = [torch.tensor(x).flatten() for x in _THREADS.map(jpeg, pixels, qualities)]
+    parts = torch.cat(decoded).to(images[0].device).float().div_(255).split([*map(len, decoded)])
+    parts = [part.view(1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [part.permute(0, 3, 1, 2).contiguous() for part in parts]

@@ -15,12 +15,9 @@ def gaussian(
 ) -> np.ndarray:
     """Return exp(-q**beta / 2), normalised; beta 1 is the Gaussian, others the generalised one.
 
-    q = (u / sigma_u)**2 + (v / sigma_v)**2, sampled at pixel centres.
-
-    Args:
-        reach: pixels to either side of the centre.
-        sigma_u, sigma_v: standard deviations (of the Gaussian) along the two axes, pixels, above 0.
-        angle: from the image's x axis (right) to the u axis, towards y (down), radians.
+    q = (u / sigma_u)**2 + (v / sigma_v)**2, sampled at pixel centres, `reach` pixels to either side
+    of the central one. The standard deviations (of the Gaussian) are in pixels, above 0; `angle` is
+    from the image's x axis (right) to the u axis, towards y (down), in radians.
     """
     weights = np.exp(-(_squared_distance(reach, sigma_u, sigma_v, angle) ** beta) / 2)
     return weights / weights.sum()

@@ -26,6 +26,7 @@ _TAKE_MEMORY += ("discriminator_features", "valid_crop")
 _OUTPUT = (".txt", ".log", ".out", ".err")  # what a run prints may go beside its files
 _ELSEWHERE = "choose an empty or new folder (out_dir=..., --out-dir ...)"
 _ANEW = f"{_ELSEWHERE}, or delete it and start anew (overwrite=True, --overwrite)"
+_KINDS = (FloatingPointError, ArithmeticError, MemoryError, OSError, RuntimeError)
 
 
 class RunFolder:
@@ -33,27 +34,22 @@ class RunFolder:
 
     `state.pth` is the run: it is written whole, and the one before it is kept as
     `state_previous.pth`; from either a run continues to the same bits. In a `with` block the folder
-    belongs to this process, and errors name the last good state. `config` are the hyperparameters;
-    those named in `fixed` cannot change when a run is resumed, and "script" never. `progress` and
-    `rows` say how far the run is.
+    belongs to this process, and errors name the last good state. `config` are the hyperparameters,
+    read here are out_dir, resume and overwrite; those named in `fixed` cannot change when a run is
+    resumed, and "script" never. `progress` and `rows` say how far the run is.
 
     Raises `BlockingIOError` when another process writes to the folder; `FileExistsError` when an
-    earlier run lies there and neither `resume` nor `overwrite` is set, or other files and no run;
+    earlier run lies there and neither resume nor overwrite is set, or other files and no run;
     `ValueError` when both are, when the run is another script's, when a fixed hyperparameter
     differs, or no state is left to continue from.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: dict[str, Any],
-        fixed: tuple[str, ...],
-        resume: bool,
-        overwrite: bool,
-    ):
-        if resume and overwrite:
+    def __init__(self, config: dict[str, Any], fixed: tuple[str, ...]):
+        resume, self.overwrite = config["resume"], config["overwrite"]
+        if resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: choose one")
-        self.path, self.overwrite = path, overwrite
+        self.path = path = Path(config["out_dir"])
+        self.states = [path / name for name in _STATES]  # the newest, and the one before it
         first_time = "continue with resume=True (--resume)"
         self.again = "run the same command again" if resume else first_time
         config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in config.items()}
@@ -101,9 +97,7 @@ class RunFolder:
 
     def _last_state(self) -> dict[str, Any] | None:
         """Return the newest state that is not damaged, None when there is none."""
-        for path in (self.path / name for name in _STATES):
-            if not path.exists():
-                continue
+        for path in filter(Path.exists, self.states):
             try:
                 state = checkpoint.load(path)
             except ValueError as error:
@@ -112,7 +106,7 @@ class RunFolder:
                 continue
             if state.get("version") != _VERSION:
                 raise ValueError(f"{path} is the state of an earlier version: {_ANEW}")
-            if path.name != _STATES[0]:
+            if path != self.states[0]:
                 print(f"continuing from the last good checkpoint, {path}: {_place(state)}")
             return state
         return None
@@ -121,22 +115,22 @@ class RunFolder:
         """Print which hyperparameters have changed since the state was written, or refuse it."""
         before = state["config"]
         changed = {k: [before[k], v] for k, v in self.config.items() if before.get(k, v) != v}
-        refused = [f"{k} {old} -> {new}" for k, (old, new) in changed.items() if k in fixed]
-        if refused:
+        unlike = {k: f"{k} {old} -> {new}" for k, (old, new) in changed.items()}
+        if refused := [unlike[k] for k in unlike if k in (*fixed, "script")]:
             raise ValueError(
                 f"cannot resume {self.path} with {'; '.join(refused)}: take the earlier values, "
                 "or another out_dir to start anew"
             )
         self.changes = state["changes"]
         changed = {k: changed[k] for k in sorted(changed) if k not in ("resume", "overwrite")}
-        for name, (old, new) in changed.items():
-            print(f"resuming with {name} {old} -> {new}")
+        for name in changed:
+            print(f"resuming with {unlike[name]}")
         if changed:
             self.changes.append({"at": state["progress"], "changed": changed})
 
     def _stamp(self) -> tuple[int, ...] | None:
-        path = self.path / _STATES[0]
-        return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+        newest = self.states[0]
+        return (newest.stat().st_mtime_ns, newest.stat().st_size) if newest.exists() else None
 
     def restore(self, parts: dict[str, Any], device: torch.device) -> None:
         """Set networks, optimisers, ... to what the state holds of them; keep them for `save`.
@@ -152,8 +146,8 @@ class RunFolder:
             groups = getattr(part, "param_groups", [])
             made_with = [{k: g[k] for k in g if k not in ("params", "lr")} for g in groups]
             part.load_state_dict(state[name])
-            for group, values in zip(getattr(part, "param_groups", []), made_with, strict=True):
-                group.update(values)
+            for i, values in enumerate(made_with):
+                part.param_groups[i] |= values
         if state and processes.rank() < len(state["random"]):
             checkpoint.set_random_state(state["random"][processes.rank()], device)
 
@@ -164,8 +158,7 @@ class RunFolder:
         state |= {"config": self.config, "changes": self.changes}
         state["random"] = processes.gather(checkpoint.random_state(self._device))
         if processes.is_main():
-            newest, previous = (self.path / name for name in _STATES)
-            checkpoint.save(newest, state, previous)
+            checkpoint.save(self.states[0], state, previous=self.states[1])
 
     def write_networks(self, networks: dict[str, nn.Module]) -> None:
         """Write NAME.pth of each, a plain state_dict on the CPU; config.json has the names."""
@@ -180,9 +173,9 @@ class RunFolder:
 
     def _write_config(self) -> None:
         more = {"changes": self.changes, "networks": self.progress.networks}
+        content = json.dumps(self.config | more, indent=2) + "\n"
         with written_whole(self.path / _CONFIG) as temporary:
-            content = json.dumps(self.config | more, indent=2)
-            temporary.write_text(content + "\n", encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
 
     def _earlier_config(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -224,9 +217,10 @@ class RunFolder:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
         self._held.close()
-        if not isinstance(error, OSError | RuntimeError | MemoryError | ArithmeticError):
+        kind = next((kind for kind in _KINDS if isinstance(error, kind)), None)
+        if kind is None:
             return
-        kind, advice, message = type(error), self.again, str(error)
+        advice, message = self.again, str(error)
         if isinstance(error, FloatingPointError):
             advice = "resume with a lower learning rate"
         elif is_out_of_memory(error):
@@ -236,12 +230,10 @@ class RunFolder:
         elif "DataLoader worker" in message:
             kind, message = ChildProcessError, "a process that cuts crops was killed"
             advice = f"resume with fewer workers (now {self.config['workers']})"
-        elif isinstance(error, OSError | RuntimeError):
-            kind = OSError if isinstance(error, OSError) else RuntimeError
         raise kind(f"{message}. {self._last_good()}: {advice}") from error
 
     def _last_good(self) -> str:
-        for path in (self.path / name for name in _STATES):
+        for path in self.states:
             with contextlib.suppress(ValueError):
                 return f"The last good checkpoint is {path}, {_place(checkpoint.load(path))}"
         return "There is no good checkpoint"

@@ -47,9 +47,7 @@ class Training:
         self.bfloat16 = choose_bfloat16(self.device, settings["bfloat16"])
         script = Path(inspect.currentframe().f_back.f_code.co_filename).name  # the caller's
         config = {"script": script} | settings | {"bfloat16": self.bfloat16}
-        self.folder = RunFolder(
-            self.out_dir, config, (*fixed, "script"), settings["resume"], settings["overwrite"]
-        )
+        self.folder = RunFolder(config, fixed)
         self.progress, self.rows = self.folder.progress, self.folder.rows
         self.write = self.folder.write_networks  # NAME.pth of each
         self.parts: dict[str, Any] = {}
@@ -81,7 +79,7 @@ class Training:
         self.parts |= parts
         for part in parts.values():
             if isinstance(part, torch.optim.Optimizer):
-                part.register_step_pre_hook(_average_gradients)
+                part.register_step_pre_hook(processes.average_gradients)
 
     @contextlib.contextmanager
     def begin(
@@ -246,7 +244,3 @@ def _refuse_nonsense(settings: dict[str, Any]) -> None:
             raise ValueError(f"{name} {value}: expected a number above 0")
         if name in least and value is not None and value < least[name]:
             raise ValueError(f"{name} {value}: expected {least[name]} or more")
-
-
-def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    processes.average_gradients(p for group in optimizer.param_groups for p in group["params"])

@@ -32,9 +32,10 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises `ValueError`, which names the file, when it is missing, damaged or no checkpoint; errors
     of reading and of memory as they are.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: this is a folder: name the .pth in it")
     if not Path(path).is_file():
-        is_folder, absent = "this is a folder: name the .pth in it", "there is no such file"
-        raise ValueError(f"{path}: {is_folder if Path(path).is_dir() else absent}")
+        raise ValueError(f"{path}: there is no such file")
     try:
         _refuse_damage(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -55,12 +56,12 @@ def _refuse_damage(path: str | Path) -> None:
     """Raise `ValueError` for wrong checksums, which torch does not look at, and a missing end."""
     with Path(path).open("rb") as file:
         beginning = file.read(4)
-    if beginning in (b"", b"PK\3\4") and not zipfile.is_zipfile(path):
-        raise ValueError(f"it is cut off, after {Path(path).stat().st_size:,} bytes")
     if zipfile.is_zipfile(path):  # torch's format before 1.6 is none, and has no checksums
         with zipfile.ZipFile(path) as zipped:
             if damaged := zipped.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
+    elif beginning in (b"", b"PK\3\4"):
+        raise ValueError(f"it is cut off, after {Path(path).stat().st_size:,} bytes")
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

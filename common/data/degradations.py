@@ -1,9 +1,10 @@
 """Degrade HR photos as cameras, programs and networks do: blur, resizing, noise, JPEG, twice.
 
 In the order and ranges of Wang et al. 2021 ("Real-ESRGAN: Training Real-World Blind
-Super-Resolution with Pure Synthetic Data", arXiv 2107.10833). Differences from the authors' code:
-sizes of resizing are drawn for each image, not for each batch; JPEG is libjpeg's, with whole
-qualities; Poisson noise counts 256 levels.
+Super-Resolution with Pure Synthetic Data", arXiv 2107.10833, sections 3.1 and 3.2 and appendix).
+Differences from the authors' code: sizes of resizing are drawn for each image, not for each batch;
+JPEG is libjpeg's, with whole qualities; Poisson noise counts 256 levels. Blur kernels are
+(2 reach + 1, 2 reach + 1) float64, point-symmetric, their sum 1.
 """
 
 import io
@@ -15,8 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
-
-from common.data import kernels
 
 SCALE = 4
 _THREADS = ThreadPoolExecutor(4)  # for JPEG; they begin when they are needed
@@ -78,21 +77,62 @@ def second_order(hr: torch.Tensor, seeds: list[list[int]]) -> torch.Tensor:
     return torch.cat(images).mul_(255).round_().clamp_(0, 255).div_(255)
 
 
+def gaussian(
+    reach: int, sigma_u: float, sigma_v: float, angle: float, beta: float = 1
+) -> np.ndarray:
+    """Return exp(-q**beta / 2), normalised; beta 1 is the Gaussian, others the generalised one.
+
+    q = (u / sigma_u)**2 + (v / sigma_v)**2, sampled at pixel centres, `reach` pixels to either side
+    of the central one. The standard deviations (of the Gaussian) are in pixels, above 0; `angle` is
+    from the image's x axis (right) to the u axis, towards y (down), in radians.
+    """
+    weights = np.exp(-(_squared_distance(reach, sigma_u, sigma_v, angle) ** beta) / 2)
+    return weights / weights.sum()
+
+
+def plateau(reach: int, sigma_u: float, sigma_v: float, angle: float, beta: float) -> np.ndarray:
+    """Return 1 / (1 + q**beta), normalised: flat inside, with long tails; q as in `gaussian`."""
+    weights = 1 / (1 + _squared_distance(reach, sigma_u, sigma_v, angle) ** beta)
+    return weights / weights.sum()
+
+
+def sinc(reach: int, cutoff: float) -> np.ndarray:
+    """Return the ideal circular low-pass filter, cut off by the window: it rings beside edges.
+
+    w J1(w r) / (2 pi r), and w**2 / (4 pi) in the centre, normalised; J1 is the Bessel function of
+    the first kind. `cutoff` w is in radians a pixel, up to pi.
+    """
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    radius = np.hypot(x, y)
+    radius[reach, reach] = 1  # (the limit below)
+    bessel = torch.special.bessel_j1(torch.from_numpy(cutoff * radius)).numpy()
+    weights = cutoff * bessel / (2 * math.pi * radius)
+    weights[reach, reach] = cutoff**2 / (4 * math.pi)
+    return weights / weights.sum()
+
+
+def _squared_distance(reach: int, sigma_u: float, sigma_v: float, angle: float) -> np.ndarray:
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    u = x * math.cos(angle) + y * math.sin(angle)
+    v = y * math.cos(angle) - x * math.sin(angle)
+    return (u / sigma_u) ** 2 + (v / sigma_v) ** 2
+
+
 def draw_kernel(rng: np.random.Generator, ranges: Ranges) -> np.ndarray:
     """Return a blur kernel, 7x7 to 21x21."""
     reach = int(rng.integers(*REACHES, endpoint=True))
     if rng.random() < ranges.sinc:
-        return kernels.sinc(reach, rng.uniform(math.pi / (3 if reach < 6 else 5), math.pi))
+        return sinc(reach, rng.uniform(math.pi / (3 if reach < 6 else 5), math.pi))
     shape, anisotropic = divmod(int(rng.choice(6, p=ranges.shapes)), 2)
     sigma_u = sigma_v = rng.uniform(*ranges.sigma)
     angle = 0.0
     if anisotropic:
         sigma_v, angle = rng.uniform(*ranges.sigma), rng.uniform(-math.pi, math.pi)
     if shape == 0:
-        return kernels.gaussian(reach, sigma_u, sigma_v, angle)
+        return gaussian(reach, sigma_u, sigma_v, angle)
     low, high = ranges.beta if shape == 1 else ranges.plateau_beta
     beta = rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
-    kernel = kernels.gaussian if shape == 1 else kernels.plateau
+    kernel = gaussian if shape == 1 else plateau
     return kernel(reach, sigma_u, sigma_v, angle, beta)
 
 
@@ -150,7 +190,7 @@ def _shrink_and_filter(
     image = resize(image, size, rng)
     if rng.random() < FINAL_SINC:
         reach = int(rng.integers(*REACHES, endpoint=True))
-        image = blur(image, kernels.sinc(reach, rng.uniform(math.pi / 3, math.pi)))
+        image = blur(image, sinc(reach, rng.uniform(math.pi / 3, math.pi)))
     return image.clamp(0, 1)
 
 

@@ -36,12 +36,10 @@ def training_and_validation_photos(
 
     Raises `ValueError` and `FileNotFoundError` as `list_images` does.
     """
-    if hr is None:
-        hr, _ = download_div2k("div2k")
-    if valid_hr is None:
-        valid_hr = _valid_beside(hr)
+    hr = hr or download_div2k("div2k")[0]
+    valid_hr = valid_hr or _valid_beside(hr)
     train = list_images(hr)
-    if valid_hr is not None:
+    if valid_hr:
         return train, list_images(valid_hr)[:n_valid]
     return tuple([hr for _, hr in ps] for ps in _hold_out([(p, p) for p in train], n_valid))
 
@@ -78,10 +76,8 @@ def choose_folders(
         hr, lr = download_div2k("div2k")
         if valid_lr is None:
             valid_hr, valid_lr = download_div2k("div2k", split="valid")
-    elif valid_lr is None:
-        beside = _valid_beside(lr), _valid_beside(hr)
-        if None not in beside:
-            valid_lr, valid_hr = beside
+    elif valid_lr is None and None not in (beside := (_valid_beside(lr), _valid_beside(hr))):
+        valid_lr, valid_hr = beside
     return lr, hr, valid_lr, valid_hr
 
 

@@ -11,11 +11,7 @@ import torch
 
 from common.data.crops import DegradedCrops, PairedCrops
 from common.data.degradations import second_order
-from common.data.pairs import (
-    Pairs,
-    training_and_validation_pairs,
-    training_and_validation_photos,
-)
+from common.data.pairs import Pairs, training_and_validation_pairs, training_and_validation_photos
 from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.measure.metrics import psnr_ssim_y

@@ -53,10 +53,9 @@ def latent_diagnostics(
     def render(z: torch.Tensor) -> torch.Tensor:
         return model.finish(model.decode(z, features), lr)
 
-    def mean_psnr_y(sr: torch.Tensor) -> float:
-        return psnr_y(sr, hr).mean().item()
-
     from_q = draw(q, noise[0])
+    zs = {"psnr_q": from_q, "psnr_other": from_q.roll(1, 0), "psnr_mean": mu}
+    psnrs = {name: psnr_y(render(z), hr).mean().item() for name, z in zs.items()}
     samples = torch.stack([render(draw((mu, logvar), one)) for one in noise])
     std_high, std_low = deviations(samples)
     lr_psnrs = [value for sample in samples for value in lr_psnr(sample, lr).tolist()]
@@ -64,10 +63,8 @@ def latent_diagnostics(
         "kl": kl_divergence(q, p).sum().item() / len(lr),
         "active_units": (((q[0] - p[0]) / (p[1] / 2).exp()).var(0) > 0.01).sum().item(),
         "sigma_ratio": ((p[1] - q[1]) / 2).mean().exp().item(),
-        "psnr_q": mean_psnr_y(render(from_q)),
-        "psnr_other": mean_psnr_y(render(from_q.roll(1, 0))),
-        "psnr_mean": mean_psnr_y(render(mu)),
-        "psnr_sample": fmean(mean_psnr_y(sample) for sample in samples),
+        **psnrs,
+        "psnr_sample": fmean(psnr_y(sample, hr).mean().item() for sample in samples),
         "std_high": std_high,
         "std_low": std_low,
         "lr_psnr": -10 * math.log10(fmean(10 ** (-value / 10) for value in lr_psnrs) or 1e-10),

@@ -18,20 +18,6 @@ class Progress:
     finished: dict[str, int] = field(default_factory=dict)  # stages, and the epochs they were given
     networks: list[str] = field(default_factory=list)  # names of those that were written
 
-    def begin_stage(self, stage: str) -> None:
-        self.stage, self.epoch, self.step = stage, 0, 0
-        self.best, self.epochs_since_best = -math.inf, 0
-
-    def finish_epoch(self) -> None:
-        self.epoch, self.step, self.epochs_done = self.epoch + 1, 0, self.epochs_done + 1
-
-    def note_figure(self, psnr_y: float) -> bool:
-        """Return whether an epoch's figure is the best of its stage."""
-        is_better = psnr_y > self.best
-        self.best = max(psnr_y, self.best)
-        self.epochs_since_best = 0 if is_better else self.epochs_since_best + 1
-        return is_better
-
     def refuse_more_epochs(self, n_epochs: dict[str, int]) -> None:
         """Raise ValueError where a stage that has ended would get more epochs than it was given."""
         for stage, n in self.finished.items():

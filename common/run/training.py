@@ -41,7 +41,12 @@ class Training:
 
     def __init__(self, settings: dict[str, Any], fixed: tuple[str, ...]):
         self.settings = settings
-        _refuse_nonsense(settings)
+        least = _LEAST | {"n_epochs": 0 if settings.get("n_epochs_gan") else 1}
+        for name, value in settings.items():
+            if name.startswith("learning_rate") and not 0 < value < math.inf:
+                raise ValueError(f"{name} {value}: expected a number above 0")
+            if name in least and value is not None and value < least[name]:
+                raise ValueError(f"{name} {value}: expected {least[name]} or more")
         self.out_dir = Path(settings["out_dir"])
         self.device = choose_device(settings["device"], settings["deterministic"])
         self.bfloat16 = choose_bfloat16(self.device, settings["bfloat16"])
@@ -53,7 +58,7 @@ class Training:
         self.parts: dict[str, Any] = {}
 
     def prepare(self, network: nn.Module, **layout: Any) -> nn.Module:
-        """Return the network on the run's device, in its fastest layout; see `prepare_network`."""
+        """Return the network on the run's device; see `prepare_network`."""
         return prepare_network(network, self.device, self.settings["compile"], **layout)
 
     def record(self, network: nn.Module, size: int) -> None:
@@ -135,7 +140,8 @@ class Training:
         if stage in progress.finished:
             return
         if self.enters(stage):
-            progress.begin_stage(stage)
+            progress.stage, progress.epoch, progress.step = stage, 0, 0
+            progress.best, progress.epochs_since_best = -math.inf, 0
         while progress.epoch < n and not 0 < patience <= progress.epochs_since_best:
             title = f"epoch {progress.epoch + 1}/{n}"
             yield Epoch(self, f"{stage.upper()} stage, {title}" if stage else title)
@@ -203,12 +209,15 @@ class Epoch:
         """
         training, progress, figures = self.training, self.progress, figures or {}
         losses = training.meter.means(self.title)
-        progress.finish_epoch()
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.epochs_done += 1
         stage = {"stage": progress.stage} if progress.stage else {}
         name = "_".join([*stage.values(), f"{progress.epoch:04d}.png"])
         measuring = upscale, training.device, training.out_dir / "samples" / name, samples
         psnr_y, ssim_y = processes.on_main(training.validation.measure, *measuring)
-        self.is_best = progress.note_figure(psnr_y)
+        self.is_best = psnr_y > progress.best
+        progress.best = max(psnr_y, progress.best)
+        progress.epochs_since_best = 0 if self.is_best else progress.epochs_since_best + 1
         row = stage | {
             "epoch": progress.epoch,
             "step": progress.epochs_done * training.steps_per_epoch,
@@ -234,13 +243,3 @@ class Epoch:
         training.write(networks | best if self.is_best else networks)
         training.meter.restart()
         training.folder.save()
-
-
-def _refuse_nonsense(settings: dict[str, Any]) -> None:
-    """Raise `ValueError` for the first hyperparameter that is out of range for any script."""
-    least = _LEAST | {"n_epochs": 0 if settings.get("n_epochs_gan") else 1}
-    for name, value in settings.items():
-        if name.startswith("learning_rate") and not 0 < value < math.inf:
-            raise ValueError(f"{name} {value}: expected a number above 0")
-        if name in least and value is not None and value < least[name]:
-            raise ValueError(f"{name} {value}: expected {least[name]} or more")

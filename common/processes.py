@@ -1,9 +1,8 @@
 """Training as several processes, one a GPU, on one machine or more: `torchrun` starts them.
 
-Each process computes the gradients of its own crops; `average_gradients` makes them the gradients
-of all. What looks at a whole batch (means in losses, batch norm) looks at all processes' batches,
-so that N processes take the steps that one would with a batch N times as large. The first process
-alone writes, measures and prints.
+Each computes the gradients of its own crops; `average_gradients` makes them the gradients of all.
+What looks at a whole batch (means in losses, batch norm) looks at all processes' batches: N
+processes take the steps of one with a batch N times as large. The first alone writes and prints.
 """
 
 import atexit
@@ -100,8 +99,7 @@ class BatchNormAcrossProcesses(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        dims = (0, 2, 3)
-        x32 = x.float()
+        dims, x32 = (0, 2, 3), x.float()
         mean = mean_across_processes(x32.mean(dims))
         variance = mean_across_processes((x32 - mean[:, None, None]).square().mean(dims))
         with torch.no_grad():

@@ -36,9 +36,10 @@ def take_crop(source: Dataset, epoch: int, k: int, domain: int) -> np.ndarray:
     return np.rot90(square, turns)[:: 1 - 2 * flip_rows, :: 1 - 2 * flip_columns]
 
 
-def take_crops(source: Dataset, epoch: int, ks: range) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return crops `ks` of an epoch as uint8: LR (N, 3, h, w) and HR (N, 3, H, W)."""
-    crops = (np.stack([take_crop(source, epoch, k, domain) for k in ks]) for domain in (0, 1))
+def take_crops(source: Dataset, epoch: int, ks: range) -> tuple[torch.Tensor, ...]:
+    """Return crops `ks` of an epoch as uint8, of each domain: LR (N, 3, h, w), HR (N, 3, H, W)."""
+    domains = range(len(source.sizes))
+    crops = (np.stack([take_crop(source, epoch, k, domain) for k in ks]) for domain in domains)
     return tuple(torch.from_numpy(pixels).permute(0, 3, 1, 2) for pixels in crops)
 
 
@@ -100,9 +101,8 @@ class DegradedCrops(PairedCrops):
         self.photos = (PixelStore(paths, crop_size=self.sizes[0]),)
 
     def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
-        epoch, ks = batch
-        hr = torch.from_numpy(np.stack([take_crop(self, epoch, k, 0) for k in ks]))
-        return torch.tensor([(self.seed, epoch, k, 2) for k in ks]), hr.permute(0, 3, 1, 2)
+        seeds = [(self.seed, batch[0], k, 2) for k in batch[1]]
+        return torch.tensor(seeds), *take_crops(self, *batch)
 
     def to_device(
         self, batch: tuple[torch.Tensor, ...], device: torch.device

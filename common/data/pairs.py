@@ -32,10 +32,7 @@ def training_and_validation_pairs(
 def training_and_validation_photos(
     hr: Folder, valid_hr: Folder, n_valid: int
 ) -> tuple[list[Path], list[Path]]:
-    """Return HR photos to train on, and at most `n_valid` that are held out, chosen as pairs are.
-
-    Raises `ValueError` and `FileNotFoundError` as `list_images` does.
-    """
+    """Return HR photos to train on, and at most `n_valid` held-out ones, chosen as pairs are."""
     hr = hr or download_div2k("div2k")[0]
     valid_hr = valid_hr or _valid_beside(hr)
     train = list_images(hr)
@@ -118,9 +115,8 @@ def list_pairs(lr_folder: str | Path, hr_folder: str | Path) -> Pairs:
         if (hr_h, hr_w) != (4 * h, 4 * w):
             swapped = " (are the two folders swapped?)" if (hr_h, hr_w) < (h, w) else ""
             raise ValueError(
-                f"{lr_path} is {w}x{h} and {hr_path} is {hr_w}x{hr_h}, expected "
-                f"{4 * w}x{4 * h}, 4 times the size{swapped}: "
-                "scripts/prepare_dataset.py makes pairs that fit"
+                f"{lr_path} is {w}x{h} and {hr_path} is {hr_w}x{hr_h}, expected {4 * w}x{4 * h}, 4 "
+                f"times the size{swapped}: scripts/prepare_dataset.py makes pairs that fit"
             )
     return pairs
 
@@ -151,8 +147,7 @@ def pair_by_name(lr_folder: str | Path, hr_folder: str | Path) -> Pairs:
 def scene_name(path: Path) -> str:
     """Return a photo's name without what marks it as LR or HR: `0001` for `0001x4.png`.
 
-    DIV2K's mild, difficult and wild tracks mark theirs `0001x4m.png`, `0001x4d.png`,
-    `0001x4w1.png`, of which there are several of one scene. Benchmark sets also come as
+    In DIV2K's other tracks also `0001x4m.png`, `0001x4d.png`, `0001x4w1.png`; in benchmark sets
     `img_001_SRF_4_LR.png` and `img_001_SRF_4_HR.png`, or `baby_LRBI_x4.png` and `baby_HR_x4.png`.
     """
     marks = r"(x4(m|d|w\d)?|_SRF_4_(LR|HR)|_(LRBI|LRBD|LRDN|LR|HR)_x4)$"

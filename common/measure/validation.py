@@ -1,5 +1,6 @@
 """The figures and the pictures of a network on held-out photos."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,8 @@ class Validation:
     """Measures PSNR-Y and SSIM-Y on photos held in memory, and draws the same crops each time.
 
     Larger photos are cut to their central `max_size` HR pixels each way. In place of the path of an
-    LR photo, a pair may have a function that makes it of HR. Raises `ValueError`, which
-    names the photo, when one is too small for SSIM.
+    LR photo, a pair may have a function that makes it of HR. Raises `ValueError`, which names the
+    photo, when one is too small for SSIM.
     """
 
     def __init__(self, pairs: Pairs, max_size: int):
@@ -53,19 +54,14 @@ class Validation:
         LR (n, 3, size, size) and HR (n, 3, 4 size, 4 size) in [0, 1]. Raises `ValueError`, which
         names the photo, when one is smaller.
         """
-        rng = np.random.default_rng(0)
-        pairs = []
-        for i in range(n):
-            photo = self.photos[i % len(self.photos)]
+        rng, pairs = np.random.default_rng(0), []
+        for photo in itertools.islice(itertools.cycle(self.photos), n):
             h, w = photo.lr.shape[:2]
             if min(h, w) < size:
-                raise ValueError(
-                    f"held-out photo {photo.name} is {4 * w}x{4 * h}, smaller than a patch of "
-                    f"{4 * size}x{4 * size}: take it out, or lower the size"
-                )
+                small = f"held-out photo {photo.name} is {4 * w}x{4 * h}, smaller than a patch of"
+                raise ValueError(f"{small} {4 * size}x{4 * size}: take it out, or lower the size")
             top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
-            hr = photo.hr[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
-            pairs.append((photo.lr[top : top + size, left : left + size], hr))
+            pairs.append((_cut(photo.lr, top, left, size), _cut(photo.hr, top, left, size, 4)))
         return [torch.cat([to_tensor(x) for x in images]) for images in zip(*pairs, strict=True)]
 
     @torch.inference_mode()
@@ -100,12 +96,16 @@ def sample_row(
 
     `place` (top, left) and `size` are in LR pixels.
     """
-    top, left = place
     large = {"bicubic": photo.bicubic, **results, "HR": photo.hr}
-    rows, columns = slice(4 * top, 4 * (top + size)), slice(4 * left, 4 * (left + size))
-    row = [(name, pixels[rows, columns]) for name, pixels in large.items()]
-    lr = photo.lr[top : top + size, left : left + size]
-    return [(f"LR  {photo.name}", enlarge(lr, row[-1][1].shape[:2])), *row]
+    row = [(name, _cut(pixels, *place, size, 4)) for name, pixels in large.items()]
+    lr = enlarge(_cut(photo.lr, *place, size), row[-1][1].shape[:2])
+    return [(f"LR  {photo.name}", lr), *row]
+
+
+def _cut(image: np.ndarray, top: int, left: int, size: int, scale: int = 1) -> np.ndarray:
+    """Return a square of an image; place and size are in pixels of one `scale` times smaller."""
+    rows, columns = (slice(scale * n, scale * (n + size)) for n in (top, left))
+    return image[rows, columns]
 
 
 def paired_crops_and_validation(
@@ -132,10 +132,8 @@ def paired_crops_and_validation(
         train, valid = training_and_validation_pairs(lr, hr, valid_lr, valid_hr, n_valid)
         return PairedCrops(train, patch_size, seed), Validation(valid, valid_crop)
     if lr or valid_lr:
-        raise ValueError(
-            f"LR folder {lr or valid_lr}: with degradation {degradation} LR is made of the HR "
-            "photos while training, so name HR folders alone"
-        )
+        made = f"with degradation {degradation} LR is made of the HR photos while training"
+        raise ValueError(f"LR folder {lr or valid_lr}: {made}, so name HR folders alone")
     train, valid = training_and_validation_photos(hr, valid_hr, n_valid)
     pairs = [(partial(_degraded, i), photo) for i, photo in enumerate(valid)]
     pairs += [(partial(imresize, factor=1 / 4), photo) for photo in valid]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,9 @@ class RunFolder:
     """A run's files, which one process at a time writes.
 
     `state.pth` is the run: it is written whole, and the one before it is kept as
-    `state_previous.pth`; from either a run continues to the same bits. In a `with` block the folder
-    belongs to this process, and errors name the last good state. `config` are the hyperparameters,
-    read here are out_dir, resume and overwrite; those named in `fixed` cannot change when a run is
-    resumed, and "script" never. `progress` and `rows` say how far the run is.
+    `state_previous.pth`; from either a run continues to the same bits. `config` are the
+    hyperparameters, read here are out_dir, resume and overwrite; those named in `fixed` cannot
+    change when a run is resumed, and "script" never. `progress` and `rows` say how far the run is.
 
     Raises `BlockingIOError` when another process writes to the folder; `FileExistsError` when an
     earlier run lies there and neither resume nor overwrite is set, or other files and no run;
@@ -149,14 +149,20 @@ class RunFolder:
             for i, values in enumerate(made_with):
                 part.param_groups[i] |= values
         if state and processes.rank() < len(state["random"]):
-            checkpoint.set_random_state(state["random"][processes.rank()], device)
+            random = state["random"][processes.rank()]
+            torch.set_rng_state(random["cpu"])
+            if "cuda" in random and device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"], device)
 
     def save(self) -> None:
         """Write state.pth; the one before it is kept until the next."""
         state = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"version": _VERSION, "progress": asdict(self.progress), "rows": self.rows}
         state |= {"config": self.config, "changes": self.changes}
-        state["random"] = processes.gather(checkpoint.random_state(self._device))
+        random = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self._device)
+        state["random"] = processes.gather(random)
         if processes.is_main():
             checkpoint.save(self.states[0], state, previous=self.states[1])
 
@@ -193,15 +199,18 @@ class RunFolder:
                 if re.fullmatch(r"([a-z]+_)?\d{4,}", picture.stem):
                     picture.unlink()
 
-    def __enter__(self) -> "RunFolder":
-        with contextlib.ExitStack() as stack:
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the folder belong to this process; errors in the block name the last good state."""
+        with self._locked() if processes.is_main() else contextlib.nullcontext():
             if processes.is_main():
-                stack.enter_context(self._locked())
                 self._begin()
             if self._is_new:
                 self.save()
-            self._held = stack.pop_all()
-        return self
+            try:
+                yield
+            except _KINDS as error:
+                raise self._explained(error) from error
 
     def _begin(self) -> None:
         if self._stamp() != self._seen:
@@ -215,13 +224,10 @@ class RunFolder:
         log = self.path / "log.csv"
         write_log(log, self.rows) if self.rows else log.unlink(missing_ok=True)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
-        self._held.close()
-        kind = next((kind for kind in _KINDS if isinstance(error, kind)), None)
-        if kind is None:
-            return
+    def _explained(self, error: Exception) -> Exception:
+        kind = next(kind for kind in _KINDS if isinstance(error, kind))
         advice, message = self.again, str(error)
-        if isinstance(error, FloatingPointError):
+        if kind is FloatingPointError:
             advice = "resume with a lower learning rate"
         elif is_out_of_memory(error):
             lower = [f"{k} (now {self.config[k]})" for k in _TAKE_MEMORY if k in self.config]
@@ -230,13 +236,12 @@ class RunFolder:
         elif "DataLoader worker" in message:
             kind, message = ChildProcessError, "a process that cuts crops was killed"
             advice = f"resume with fewer workers (now {self.config['workers']})"
-        raise kind(f"{message}. {self._last_good()}: {advice}") from error
-
-    def _last_good(self) -> str:
+        good = "There is no good checkpoint"
         for path in self.states:
             with contextlib.suppress(ValueError):
-                return f"The last good checkpoint is {path}, {_place(checkpoint.load(path))}"
-        return "There is no good checkpoint"
+                good = f"The last good checkpoint is {path}, {_place(checkpoint.load(path))}"
+                break
+        return kind(f"{message}. {good}: {advice}")
 
 
 def _place(state: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ class Training:
         first = self.progress.epochs_done * steps_per_epoch + self.progress.step
         self.began = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0)
         with (
-            self.folder,
+            self.folder.held(),
             progress_bar(total=total, initial=first, unit="step") as self.bar,
             contextlib.closing(
                 batches(crops, first, steps_per_epoch, batch_size, workers)

@@ -17,13 +17,3 @@ class Progress:
     figures: dict[str, float] = field(default_factory=dict)  # the last step's, for the log
     finished: dict[str, int] = field(default_factory=dict)  # stages, and the epochs they were given
     networks: list[str] = field(default_factory=list)  # names of those that were written
-
-    def refuse_more_epochs(self, n_epochs: dict[str, int]) -> None:
-        """Raise ValueError where a stage that has ended would get more epochs than it was given."""
-        for stage, n in self.finished.items():
-            if n_epochs[stage] > n:
-                raise ValueError(
-                    f"the {stage.upper()} stage ended after the {n} epochs that it was given, and "
-                    f"cannot have {n_epochs[stage]}: resume with {n}, or continue from its weights "
-                    "in another folder (start_from=..., --start-from ...)"
-                )

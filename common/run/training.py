@@ -62,12 +62,10 @@ class Training:
         return prepare_network(network, self.device, self.settings["compile"], **layout)
 
     def record(self, network: nn.Module, size: int) -> None:
-        """On a GPU, replay its passes on LR crops of this size as CUDA graphs; see `record_passes`.
-
-        Not where it is compiled, or computes twice what it does not keep.
-        """
-        is_free = not (self.settings["compile"] or getattr(network, "checkpointing", False))
-        if self.device.type == "cuda" and is_free:
+        """On a GPU, let `record_passes` record those on LR crops of this size, if they allow it."""
+        if self.settings["compile"] or getattr(network, "checkpointing", False):
+            return
+        if self.device.type == "cuda":
             example = torch.zeros(self.settings["batch_size"], 3, size, size, device=self.device)
             record_passes(network, example, self.bfloat16)
 
@@ -76,10 +74,9 @@ class Training:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def register(self, **parts: Any) -> None:
-        """Name what is saved with every epoch, and restored on resume.
+        """Name what is saved with every epoch, and restored on resume: what has a `state_dict`.
 
-        Networks, optimisers, and whatever else has a `state_dict`. An optimiser's step first
-        averages the gradients over all processes.
+        An optimiser's step first averages the gradients over all processes.
         """
         self.parts |= parts
         for part in parts.values():
@@ -102,7 +99,13 @@ class Training:
         """
         self.validation, self.steps_per_epoch, self.panels = validation, steps_per_epoch, panels
         self.n_epochs = n_epochs if isinstance(n_epochs, dict) else {"": n_epochs}
-        self.progress.refuse_more_epochs(self.n_epochs)
+        for stage, n in self.progress.finished.items():
+            if self.n_epochs[stage] > n:
+                raise ValueError(
+                    f"the {stage.upper()} stage ended after the {n} epochs that it was given, and "
+                    f"cannot have {self.n_epochs[stage]}: resume with {n}, or continue from its "
+                    "weights in another folder (start_from=..., --start-from ...)"
+                )
         batch_size, workers = self.settings["batch_size"], self.settings["workers"]
         self.meter = LossMeter(batch_size, lambda ks: crops.names(self.progress.epochs_done, ks))
         self.folder.restore(self.parts | {"meter": self.meter}, self.device)
@@ -120,12 +123,11 @@ class Training:
         total = sum(self.n_epochs.values()) * steps_per_epoch
         first = self.progress.epochs_done * steps_per_epoch + self.progress.step
         self.began = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0)
+        self.batches = batches(crops, first, steps_per_epoch, batch_size, workers)
         with (
             self.folder.held(),
             progress_bar(total=total, initial=first, unit="step") as self.bar,
-            contextlib.closing(
-                batches(crops, first, steps_per_epoch, batch_size, workers)
-            ) as self.batches,
+            contextlib.closing(self.batches),
             StopSignal() as self.stop,
         ):
             yield
@@ -218,11 +220,9 @@ class Epoch:
         self.is_best = psnr_y > progress.best
         progress.best = max(psnr_y, progress.best)
         progress.epochs_since_best = 0 if self.is_best else progress.epochs_since_best + 1
-        row = stage | {
-            "epoch": progress.epoch,
-            "step": progress.epochs_done * training.steps_per_epoch,
-            "seconds": round(time.perf_counter() - training.began, 1),
-        }
+        step = progress.epochs_done * training.steps_per_epoch
+        seconds = round(time.perf_counter() - training.began, 1)
+        row = stage | {"epoch": progress.epoch, "step": step, "seconds": seconds}
         row |= progress.figures | {"psnr_y": psnr_y, "ssim_y": ssim_y} | losses | figures
         training.rows.append(row)
         texts = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]

@@ -10,7 +10,7 @@ from common import checkpoint
 from common.data.pairs import list_pairs
 from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
-from common.vae.diagnostics import deviations
+from common.vae import deviations
 from ESRGAN.model import GeneratorRRDB
 from scripts import samples
 from scripts.evidence import vae as vae_evidence

@@ -21,6 +21,8 @@ SCALE = 4
 _THREADS = ThreadPoolExecutor(4)  # for JPEG; they begin when they are needed
 
 Range = tuple[float, float]  # from, to; drawn uniformly
+Rng = np.random.Generator
+Size = tuple[int, int]  # height and width
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -118,7 +120,7 @@ def _squared_distance(reach: int, sigma_u: float, sigma_v: float, angle: float) 
     return (u / sigma_u) ** 2 + (v / sigma_v) ** 2
 
 
-def draw_kernel(rng: np.random.Generator, ranges: Ranges) -> np.ndarray:
+def draw_kernel(rng: Rng, ranges: Ranges) -> np.ndarray:
     """Return a blur kernel, 7x7 to 21x21."""
     reach = int(rng.integers(*REACHES, endpoint=True))
     if rng.random() < ranges.sinc:
@@ -147,7 +149,7 @@ def blur(image: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
     return functional.conv2d(image, weight, groups=n)
 
 
-def add_noise(image: torch.Tensor, rng: np.random.Generator, ranges: Ranges) -> torch.Tensor:
+def add_noise(image: torch.Tensor, rng: Rng, ranges: Ranges) -> torch.Tensor:
     """Add Gaussian or Poisson noise, in colour or the same in all channels, to (1, 3, H, W)."""
     generator = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
     is_gaussian, is_grey = rng.random() < 0.5, rng.random() < ranges.grey_noise
@@ -165,15 +167,13 @@ def add_noise(image: torch.Tensor, rng: np.random.Generator, ranges: Ranges) -> 
     return (image + noise).clamp(0, 1)
 
 
-def resize(image: torch.Tensor, size: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
+def resize(image: torch.Tensor, size: Size, rng: Rng) -> torch.Tensor:
     """Resize (1, 3, H, W) by area, bilinearly or bicubically, equally likely; no antialiasing."""
     mode = ("area", "bilinear", "bicubic")[rng.integers(3)]
     return functional.interpolate(image, size, mode=mode).clamp(0, 1)
 
 
-def _blur_resize_noise(
-    image: torch.Tensor, rng: np.random.Generator, ranges: Ranges, size: tuple[int, int]
-) -> torch.Tensor:
+def _blur_resize_noise(image: torch.Tensor, rng: Rng, ranges: Ranges, size: Size) -> torch.Tensor:
     """Return (1, 3, h, w): `size` times the factor that is drawn."""
     if rng.random() < ranges.blur:
         image = blur(image, draw_kernel(rng, ranges)).clamp_(0, 1)
@@ -184,9 +184,7 @@ def _blur_resize_noise(
     return add_noise(resize(image, size, rng), rng, ranges)
 
 
-def _shrink_and_filter(
-    image: torch.Tensor, rng: np.random.Generator, size: tuple[int, int]
-) -> torch.Tensor:
+def _shrink_and_filter(image: torch.Tensor, rng: Rng, size: Size) -> torch.Tensor:
     image = resize(image, size, rng)
     if rng.random() < FINAL_SINC:
         reach = int(rng.integers(*REACHES, endpoint=True))
@@ -194,9 +192,7 @@ def _shrink_and_filter(
     return image.clamp(0, 1)
 
 
-def _jpeg_each(
-    images: list[torch.Tensor], rngs: list[np.random.Generator], ranges: Ranges
-) -> list[torch.Tensor]:
+def _jpeg_each(images: list[torch.Tensor], rngs: list[Rng], ranges: Ranges) -> list[torch.Tensor]:
     """Compress images (1, 3, h, w) of any sizes: one way to the CPU and back for all of them."""
     qualities = [int(rng.integers(*ranges.quality, endpoint=True)) for rng in rngs]
     flat = [(x * 255).round().byte()[0].permute(1, 2, 0).flatten() for x in images]

@@ -109,11 +109,7 @@ def _cut(image: np.ndarray, top: int, left: int, size: int, scale: int = 1) -> n
 
 
 def paired_crops_and_validation(
-    lr: Path | None,
-    hr: Path | None,
-    valid_lr: Path | None,
-    valid_hr: Path | None,
-    *,
+    *folders: Path | None,
     n_valid: int,
     valid_crop: int,
     patch_size: int,
@@ -122,15 +118,16 @@ def paired_crops_and_validation(
 ) -> tuple[PairedCrops, Validation]:
     """Return the crops to train on, of `patch_size` HR pixels, and the held-out photos.
 
-    The folders are as `training_and_validation_pairs` takes them. With a `degradation`, LR is made
+    `folders` are as `training_and_validation_pairs` takes them. With a `degradation`, LR is made
     of the HR photos: of the held-out ones once by it, always in the same way, and once by bicubic.
     Raises `ValueError` as it does, and when `patch_size` is no multiple of 4.
     """
     if patch_size < 4 or patch_size % 4:  # before a download
         raise ValueError(f"patch_size is {patch_size}, expected a multiple of 4")
     if degradation == "none":
-        train, valid = training_and_validation_pairs(lr, hr, valid_lr, valid_hr, n_valid)
+        train, valid = training_and_validation_pairs(*folders, n_valid)
         return PairedCrops(train, patch_size, seed), Validation(valid, valid_crop)
+    lr, hr, valid_lr, valid_hr = folders
     if lr or valid_lr:
         made = f"with degradation {degradation} LR is made of the HR photos while training"
         raise ValueError(f"LR folder {lr or valid_lr}: {made}, so name HR folders alone")

@@ -15,8 +15,11 @@ from common.data.crops import crops_of_step
 from common.files import written_whole
 from common.processes import mean_across_processes
 
+Rows = list[dict[str, Any]]
+Panels = dict[str, tuple[str, ...]]  # titles, and the columns of the log in each
 
-def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
+
+def write_log(path: str | Path, rows: Rows) -> None:
     """Write all rows as CSV. The columns are the keys of all rows; what a row lacks stays empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with written_whole(path) as temporary, temporary.open("w", newline="") as file:
@@ -80,15 +83,10 @@ class LossMeter:
         self.sums, self.n_steps = dict(state["sums"]), state["n_steps"]
 
 
-def plot_curves(
-    path: str | Path,
-    rows: list[dict[str, Any]],
-    baseline: float,
-    panels: dict[str, tuple[str, ...]] | None = None,
-) -> None:
+def plot_curves(path: Path, rows: Rows, baseline: float, panels: Panels | None = None) -> None:
     """Draw the losses, the columns `loss_...` of the log's `rows`, and PSNR-Y over the steps.
 
-    `baseline` is bicubic's PSNR-Y; `panels` has titles of further plots and the columns in each.
+    `baseline` is bicubic's PSNR-Y; `panels` are further plots.
     """
     losses = tuple(dict.fromkeys(name for row in rows for name in row if name.startswith("loss_")))
     panels = {"training losses": losses, "validation PSNR-Y (dB)": ("psnr_y",)} | (panels or {})

@@ -22,7 +22,7 @@ from common.device import choose_bfloat16, choose_device, describe, prepare_netw
 from common.measure.validation import Validation
 from common.progress import progress_bar
 from common.run.folder import RunFolder
-from common.run.log import LossMeter, plot_curves, write_log
+from common.run.log import LossMeter, Panels, plot_curves, write_log
 from common.run.stop import StopSignal
 
 _LEAST = dict.fromkeys(("seed", "workers", "n_epochs_gan", "patience"), 0)
@@ -90,7 +90,7 @@ class Training:
         validation: Validation,
         steps_per_epoch: int,
         n_epochs: int | dict[str, int],
-        panels: dict[str, tuple[str, ...]] | None = None,
+        panels: Panels | None = None,
     ) -> Iterator[None]:
         """Take the folder, continue where the run stopped, and leave it in order after any error.
 

@@ -33,7 +33,7 @@ from common.measure.pictures import grid
 from common.measure.validation import Validation
 from common.progress import progress_bar
 from common.run.flags import command_line
-from common.vae.diagnostics import deviations, latent_diagnostics
+from common.vae import deviations, latent_diagnostics
 from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
 from CVAE.tiles import tile_starts

@@ -80,10 +80,8 @@ def _fetch(root: Path, names: list[str], base_url: str) -> None:
     for name in names:
         archive, (md5, n_photos) = root / f"{name}.zip", ARCHIVES[name]
         if archive.exists() and (found := digest_of(archive)) != md5:
-            raise OSError(
-                f"{archive} has the MD5 {found}, expected {md5}: it is damaged or incomplete, so "
-                "replace it, or delete it and run again to download it anew"
-            )
+            way_on = "damaged or incomplete, so replace it, or delete it and run again"
+            raise OSError(f"{archive} has the MD5 {found}, expected {md5}: {way_on}")
         try:
             if not archive.exists():
                 download(urls[name], archive, md5, space=2)  # photos take as much as their archive

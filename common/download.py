@@ -37,10 +37,9 @@ def download(url: str, path: Path, digest: str, kind: str = "md5", space: int = 
             part.replace(path)
             return
         part.unlink()
-    raise OSError(
-        f"{url} came twice with a wrong {kind.upper()}, {found}, expected {digest}: something on "
-        "the way changes it, so try another network or download it by hand"
-    )
+    way_on = "something on the way changes it, so try another network or download it by hand"
+    wrong = f"a wrong {kind.upper()}, {found}, expected {digest}"
+    raise OSError(f"{url} came twice with {wrong}: {way_on}")
 
 
 def fetch(url: str, sha256: str, what: str, otherwise: str) -> Path:
@@ -57,10 +56,9 @@ def fetch(url: str, sha256: str, what: str, otherwise: str) -> Path:
                 print(f"{what}, from {url}")
                 download(url, path, sha256, "sha256")
     except (*NETWORK_ERRORS, OSError) as error:
-        raise ConnectionError(
-            f"{what}: cannot be downloaded ({one_line(error)}): fetch {url} by hand into "
-            f"{path.parent}, or {otherwise}"
-        ) from error
+        way_on = f"fetch {url} by hand into {path.parent}, or {otherwise}"
+        why = f"{what}: cannot be downloaded ({one_line(error)})"
+        raise ConnectionError(f"{why}: {way_on}") from error
     return path
 
 

@@ -80,10 +80,8 @@ def sampling_noise(
     random numbers are taken. Raises `ValueError` for n below 1 or temperature below 0.
     """
     if n < 1 or temperature < 0:
-        raise ValueError(
-            f"n is {n} and temperature {temperature}: expected 1 or more samples, and a "
-            "temperature of 0 (the mean prediction) or more"
-        )
+        expected = "1 or more samples, and a temperature of 0 (the mean prediction) or more"
+        raise ValueError(f"n is {n} and temperature {temperature}: expected {expected}")
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return temperature * torch.randn(n, *shape, generator=generator).to(device)
 

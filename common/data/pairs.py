@@ -65,10 +65,9 @@ def choose_folders(
     """
     for a, b in ((lr, hr), (valid_lr, valid_hr)):
         if (a is None) != (b is None):
-            raise ValueError(
-                f"LR folder {a}, HR folder {b}: give both, or neither to use DIV2K (HR alone is "
-                "enough where LR is made while training, --degradation second_order)"
-            )
+            alone = "HR alone is enough where LR is made in training, --degradation second_order"
+            way_on = f"give both, or neither to use DIV2K ({alone})"
+            raise ValueError(f"LR folder {a}, HR folder {b}: {way_on}")
     if lr is None:
         hr, lr = download_div2k("div2k")
         if valid_lr is None:
@@ -114,10 +113,9 @@ def list_pairs(lr_folder: str | Path, hr_folder: str | Path) -> Pairs:
         (h, w), (hr_h, hr_w) = image_size(lr_path), image_size(hr_path)
         if (hr_h, hr_w) != (4 * h, 4 * w):
             swapped = " (are the two folders swapped?)" if (hr_h, hr_w) < (h, w) else ""
-            raise ValueError(
-                f"{lr_path} is {w}x{h} and {hr_path} is {hr_w}x{hr_h}, expected {4 * w}x{4 * h}, 4 "
-                f"times the size{swapped}: scripts/prepare_dataset.py makes pairs that fit"
-            )
+            expected = f"expected {4 * w}x{4 * h}, 4 times the size{swapped}"
+            found = f"{lr_path} is {w}x{h} and {hr_path} is {hr_w}x{hr_h}"
+            raise ValueError(f"{found}, {expected}: scripts/prepare_dataset.py makes such pairs")
     return pairs
 
 

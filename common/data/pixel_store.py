@@ -49,10 +49,9 @@ class PixelStore:
         self._starts = [starts[places[path]] for path in self.paths]
         rows = zip(self.paths, self.sizes, strict=True)
         if small := [f"{p.name} ({w}x{h})" for p, (h, w) in rows if min(h, w) < crop_size]:
-            raise ValueError(
-                f"{folder}: {', '.join(small)}: smaller than a crop of {crop_size}x{crop_size}: "
-                "lower patch_size (or lr_size and hr_size), or take these photos out"
-            )
+            way_on = "lower patch_size (or lr_size and hr_size), or take these photos out"
+            crop = f"smaller than a crop of {crop_size}x{crop_size}"
+            raise ValueError(f"{folder}: {', '.join(small)}: {crop}: {way_on}")
         if not is_built:
             self._header = json.dumps({"photos": stamps, "sizes": sizes}).encode()
             try:
@@ -70,10 +69,8 @@ class PixelStore:
         if self._pixels is None:
             content, end = np.memmap(self.file, mode="r"), 16 + len(self._header)
             if content[16:end].tobytes() != self._header:
-                raise OSError(
-                    f"{self.file} was built anew while it was in use, so the photos beside it have "
-                    "changed: start again (a training with --resume)"
-                )
+                why = "the photos beside it have changed: start again (a training with --resume)"
+                raise OSError(f"{self.file} was built anew while it was in use, so {why}")
             self._pixels = content[end:]
         (h, w), start = self.sizes[i], self._starts[i]
         return self._pixels[start : start + h * w * 3].reshape(h, w, 3)

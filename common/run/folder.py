@@ -15,8 +15,7 @@ from torch import nn
 from common import checkpoint, processes
 from common.device import is_out_of_memory
 from common.files import locked, refuse_unwritable, remove_leftovers, written_whole
-from common.run.log import write_log
-from common.run.progress import Progress
+from common.run.log import Progress, write_log
 
 _STATES = ("state.pth", "state_previous.pth")
 _VERSION = 2  # of a state's content
@@ -81,19 +80,17 @@ class RunFolder:
         if (other := self._earlier_config().get("script", script)) != script:
             raise ValueError(f"{self.path} holds a run of {other}, this is {script}: {_ELSEWHERE}")
         if found and not (resume or self.overwrite):
-            raise FileExistsError(
-                f"{self.path} holds an earlier run ({', '.join(found)}): continue it (resume=True, "
-                f"--resume), {_ANEW}"
-            )
-        state = self._last_state() if resume else None
-        if state is not None:
+            run = f"{self.path} holds an earlier run ({', '.join(found)})"
+            raise FileExistsError(f"{run}: continue it (resume=True, --resume), {_ANEW}")
+        if not resume:
+            return None
+        if state := self._last_state():
             self._compare(state, fixed)
-        elif resume:
-            networks = ", ".join(n for n in found if n.endswith(".pth") and "state" not in n)
-            if networks:
-                raise ValueError(f"{self.path} holds {networks}, but no good state.pth: {_ANEW}")
-            print(f"{self.path} holds no state.pth to resume: starting from the beginning")
-        return state
+            return state
+        if networks := ", ".join(n for n in found if n.endswith(".pth") and "state" not in n):
+            raise ValueError(f"{self.path} holds {networks}, but no good state.pth: {_ANEW}")
+        print(f"{self.path} holds no state.pth to resume: starting from the beginning")
+        return None
 
     def _last_state(self) -> dict[str, Any] | None:
         """Return the newest state that is not damaged, None when there is none."""
@@ -115,16 +112,14 @@ class RunFolder:
         """Print which hyperparameters have changed since the state was written, or refuse it."""
         before = state["config"]
         changed = {k: [before[k], v] for k, v in self.config.items() if before.get(k, v) != v}
-        unlike = {k: f"{k} {old} -> {new}" for k, (old, new) in changed.items()}
-        if refused := [unlike[k] for k in unlike if k in (*fixed, "script")]:
-            raise ValueError(
-                f"cannot resume {self.path} with {'; '.join(refused)}: take the earlier values, "
-                "or another out_dir to start anew"
-            )
-        self.changes = state["changes"]
         changed = {k: changed[k] for k in sorted(changed) if k not in ("resume", "overwrite")}
-        for name in changed:
-            print(f"resuming with {unlike[name]}")
+        unlike = {k: f"{k} {old} -> {new}" for k, (old, new) in changed.items()}
+        if refused := "; ".join(unlike[k] for k in unlike if k in (*fixed, "script")):
+            anew = "take the earlier values, or another out_dir to start anew"
+            raise ValueError(f"cannot resume {self.path} with {refused}: {anew}")
+        self.changes = state["changes"]
+        for text in unlike.values():
+            print(f"resuming with {text}")
         if changed:
             self.changes.append({"at": state["progress"], "changed": changed})
 

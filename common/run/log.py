@@ -1,8 +1,9 @@
-"""A run's log as a CSV file and as curves."""
+"""How far a run is, and its log as a CSV file and as curves."""
 
 import csv
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ from common.processes import mean_across_processes
 
 Rows = list[dict[str, Any]]
 Panels = dict[str, tuple[str, ...]]  # titles, and the columns of the log in each
+
+
+@dataclass
+class Progress:
+    """The place in a run, plain values; a part of its state."""
+
+    stage: str = ""
+    epoch: int = 0  # complete ones of this stage
+    step: int = 0  # complete ones of this epoch
+    epochs_done: int = 0  # of all stages
+    best: float = -math.inf  # PSNR-Y of this stage
+    epochs_since_best: int = 0
+    figures: dict[str, float] = field(default_factory=dict)  # the last step's, for the log
+    finished: dict[str, int] = field(default_factory=dict)  # stages, and the epochs they were given
+    networks: list[str] = field(default_factory=list)  # names of those that were written
 
 
 def write_log(path: str | Path, rows: Rows) -> None:

@@ -101,11 +101,9 @@ class Training:
         self.n_epochs = n_epochs if isinstance(n_epochs, dict) else {"": n_epochs}
         for stage, n in self.progress.finished.items():
             if self.n_epochs[stage] > n:
-                raise ValueError(
-                    f"the {stage.upper()} stage ended after the {n} epochs that it was given, and "
-                    f"cannot have {self.n_epochs[stage]}: resume with {n}, or continue from its "
-                    "weights in another folder (start_from=..., --start-from ...)"
-                )
+                ended = f"the {stage.upper()} stage ended after the {n} epochs that it was given"
+                way_on = f"resume with {n}, or begin with its weights elsewhere (--start-from ...)"
+                raise ValueError(f"{ended}, and cannot have {self.n_epochs[stage]}: {way_on}")
         batch_size, workers = self.settings["batch_size"], self.settings["workers"]
         self.meter = LossMeter(batch_size, lambda ks: crops.names(self.progress.epochs_done, ks))
         self.folder.restore(self.parts | {"meter": self.meter}, self.device)

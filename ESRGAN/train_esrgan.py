@@ -114,7 +114,7 @@ def train_esrgan(
     if patch_size % 32 or (n_epochs_gan and batch_size == 1 and patch_size == 32):
         raise ValueError(
             f"patch_size {patch_size}, batch_size {batch_size}: expected patch_size a multiple of "
-            "32, and 64 or batch_size 2 for more than one value a channel in a batch norm"
+            "32, and for the discriminator's batch norm patch_size 64 or batch_size 2 at least"
         )
 
     # data

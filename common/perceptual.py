@@ -11,11 +11,8 @@ from common.download import fetch
 # VGG19_Weights.IMAGENET1K_V1.url; importing torchvision takes long, so only who uses it waits.
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _SHA256 = "dcbb9e9d"  # its first digits, as torch.hub checks them
-_WITHOUT = (
-    "name a local copy (vgg_weights=..., --vgg-weights ...), or train without the perceptual loss "
-    "(perceptual_weight=0, --perceptual-weight 0) or, ESRGAN, with another network "
-    "(--perceptual-network efficientnet_lite0)"
-)
+_WITHOUT = "name a local copy (vgg_weights=..., --vgg-weights ...), or train without the loss "
+_WITHOUT += "(perceptual_weight=0), or ESRGAN with --perceptual-network efficientnet_lite0"
 
 
 class VGG19Features(nn.Module):

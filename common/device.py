@@ -91,9 +91,8 @@ def record_passes(network: torch.nn.Module, example: torch.Tensor, bfloat16: boo
     """Let passes with gradients of inputs like `example` be replayed as CUDA graphs, in place.
 
     A small network's kernels end sooner than Python starts the next ones: replayed, all of a pass
-    start at once, with the same results. Between two calls of the network there must be a backward
-    pass, and its output is overwritten by the next. Other inputs, and those without gradients, go
-    through the network as before.
+    start at once, with the same results. Between two calls there must be a backward pass, and the
+    output is overwritten by the next. Other inputs, and those without gradients, go as before.
     """
     forward = network.forward
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # (it is the capture's)

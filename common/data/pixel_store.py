@@ -1,9 +1,9 @@
 """A folder of photos, decoded once into one memory-mapped file of raw pixels.
 
-Decoding a 2040x1404 PNG for one 128x128 crop wastes 99% of the work; with the store a crop is a
-copy of its own bytes, and all processes share the operating system's page cache. The file: 8 bytes
-magic, 8 bytes length of the header, the header (JSON: the photos' names, bytes, times of change,
-heights and widths), then each photo as (H, W, 3) uint8.
+Decoding a 2040x1404 PNG for one 128x128 crop wastes 99% of the work; here a crop is a copy of its
+own bytes, and all processes share the system's page cache. The file: 8 bytes magic, 8 bytes length
+of the header, the header (JSON: the photos' names, bytes, times of change, heights and widths),
+then each photo as (H, W, 3) uint8.
 """
 
 import json

@@ -34,9 +34,9 @@ class Training:
     """A run: its folder, its device, and what is trained.
 
     `settings` are all arguments of the train function, `locals()` in its first line; read here are
-    out_dir, resume, overwrite, seed, device, deterministic, bfloat16, compile, batch_size, n_valid,
-    steps_per_epoch, workers and show_every. Those named in `fixed` cannot change when a run is
-    resumed. Raises `ValueError` when one is out of range, and what `RunFolder` raises.
+    device, deterministic, bfloat16, compile, batch_size, workers, show_every and what `RunFolder`
+    reads. Those named in `fixed` cannot change when a run is resumed. Raises `ValueError` when one
+    is out of range, and what `RunFolder` raises.
     """
 
     def __init__(self, settings: dict[str, Any], fixed: tuple[str, ...]):

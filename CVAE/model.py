@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.data.resize import project, project_and_clamp
-from common.vae.gaussian import Gaussian, draw, gaussian, recognition_input, sampling_noise
+from common.vae import Gaussian, draw, gaussian, recognition_input, sampling_noise
 from CVAE.tiles import blend_tiles, cut_tiles
 
 PATCH = 32  # LR pixels, each way, of what the network takes at once

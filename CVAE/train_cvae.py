@@ -47,8 +47,7 @@ from common.processes import on_main
 from common.run.flags import command_line
 from common.run.recipes import update_ema
 from common.run.training import Training
-from common.vae.diagnostics import PANELS, SHOWN, latent_diagnostics
-from common.vae.gaussian import kl_divergence, kl_terms, warmed_up
+from common.vae import PANELS, SHOWN, kl_divergence, kl_terms, latent_diagnostics, warmed_up
 from CVAE.dataset import crops_and_validation
 from CVAE.model import CVAE, Recognition
 

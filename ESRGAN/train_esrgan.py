@@ -114,8 +114,7 @@ def train_esrgan(
     if patch_size % 32 or (n_epochs_gan and batch_size == 1 and patch_size == 32):
         raise ValueError(
             f"patch_size {patch_size}, batch_size {batch_size}: expected patch_size a multiple of "
-            "32; the discriminator's batch norm needs more than one value a channel, so patch_size "
-            "64 or batch_size 2"
+            "32, and for the discriminator's batch norm patch_size 64 or batch_size 2 at least"
         )
 
     # data
@@ -223,8 +222,7 @@ def train_esrgan(
 
             mixed.load_state_dict(interpolate(psnr_weights, average.state_dict(), alpha))
             epoch.validate(mixed)
-            networks = {"generator": mixed, "discriminator": judge}
-            epoch.save(networks, best={"generator_best": mixed})
+            epoch.save({"generator": mixed, "discriminator": judge}, best={"generator_best": mixed})
     return training.out_dir
 
 

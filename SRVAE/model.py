@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.data.resize import project, project_and_clamp, resize
-from common.vae.gaussian import Gaussian, draw, gaussian, recognition_input, sampling_noise
+from common.vae import Gaussian, draw, gaussian, recognition_input, sampling_noise
 
 STRIDE = 4  # LR pixels, each way, for each place of z
 MARGIN = 24  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself

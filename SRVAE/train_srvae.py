@@ -42,8 +42,7 @@ from common.processes import batch_mean, on_main
 from common.run.flags import command_line
 from common.run.recipes import update_ema
 from common.run.training import Training
-from common.vae.diagnostics import PANELS, SHOWN, latent_diagnostics
-from common.vae.gaussian import kl_terms, warmed_up
+from common.vae import PANELS, SHOWN, kl_terms, latent_diagnostics, warmed_up
 from SRVAE.dataset import crops_and_validation
 from SRVAE.model import SRVAE, Recognition
 

@@ -32,11 +32,19 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises `ValueError`, which names the file, when it is missing, damaged or no checkpoint; errors
     of reading and of memory as they are.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: this is a folder: name the .pth in it")
     if not Path(path).is_file():
-        is_folder, absent = "this is a folder: name the .pth in it", "there is no such file"
-        raise ValueError(f"{path}: {is_folder if Path(path).is_dir() else absent}")
+        raise ValueError(f"{path}: there is no such file")
     try:
-        _refuse_damage(path)
+        with Path(path).open("rb") as file:
+            beginning = file.read(4)
+        if zipfile.is_zipfile(path):  # torch's format before 1.6 is none, and has no checksums
+            with zipfile.ZipFile(path) as zipped:
+                if damaged := zipped.testzip():  # torch does not look at them
+                    raise ValueError(f"the checksum of {damaged} is wrong")
+        elif beginning in (b"", b"PK\3\4"):
+            raise ValueError(f"it is cut off, after {Path(path).stat().st_size:,} bytes")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
         unreadable = isinstance(error, OSError) and error.errno != errno.EINVAL
@@ -49,30 +57,3 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dict of tensors")
     return content
-
-
-def _refuse_damage(path: str | Path) -> None:
-    """Raise `ValueError` for wrong checksums, which torch does not look at, and a missing end."""
-    with Path(path).open("rb") as file:
-        beginning = file.read(4)
-    if beginning in (b"", b"PK\3\4") and not zipfile.is_zipfile(path):
-        raise ValueError(f"it is cut off, after {Path(path).stat().st_size:,} bytes")
-    if zipfile.is_zipfile(path):  # torch's format before 1.6 is none, and has no checksums
-        with zipfile.ZipFile(path) as zipped:
-            if damaged := zipped.testzip():
-                raise ValueError(f"the checksum of {damaged} is wrong")
-
-
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the state of torch's random generators, for `set_random_state`."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Set torch's random generators to what `random_state` returned."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -13,8 +13,7 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
     """Return the device called `name`; "auto" is a GPU, or the CPU, as "cuda" then with a word.
 
     A process that `torchrun` started gets the GPU of its number, and joins the others. With
-    `deterministic` a GPU gives the same bits each time, as a CPU does anyway. Raises `ValueError`
-    when there is no device of this name.
+    `deterministic` a GPU gives the same bits each time. Raises `ValueError` for an unknown name.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
@@ -42,15 +41,15 @@ def choose_device(name: str, deterministic: bool = False) -> torch.device:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether it says so: on CUDA by its kind, on the CPU and elsewhere by its words."""
     words = ("out of memory", "not enough memory", "can't allocate memory")
-    is_said = any(word in str(error).lower() for word in words)
-    return is_said or isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+    is_kind = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+    return is_kind or any(word in str(error).lower() for word in words)
 
 
 def describe(device: torch.device, bfloat16: bool = False) -> str:
     """Return the device's name for logs: "NVIDIA H100 in bfloat16", "CPU (x86_64, 8 threads)"."""
     name = f"{device.type.upper()} ({platform.machine()}, {torch.get_num_threads()} threads)"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else name
-    return name + " in bfloat16" * bfloat16
+    return f"{name} in bfloat16" if bfloat16 else name
 
 
 def choose_bfloat16(device: torch.device, wanted: bool | None = None) -> bool:
@@ -92,9 +91,8 @@ def record_passes(network: torch.nn.Module, example: torch.Tensor, bfloat16: boo
     """Let passes with gradients of inputs like `example` be replayed as CUDA graphs, in place.
 
     A small network's kernels end sooner than Python starts the next ones: replayed, all of a pass
-    start at once, with the same results. Between two calls of the network there must be a backward
-    pass, and its output is overwritten by the next. Other inputs, and those without gradients, go
-    through the network as before.
+    start at once, with the same results. Between two calls there must be a backward pass, and the
+    output is overwritten by the next. Other inputs, and those without gradients, go as before.
     """
     forward = network.forward
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # (it is the capture's)

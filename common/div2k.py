@@ -55,14 +55,12 @@ def download_div2k(
     track: Literal["bicubic", "unknown", "mild", "difficult", "wild"] = "bicubic",
     base_url: str = BASE_URL,
 ) -> tuple[Path, Path]:
-    """Download and unpack what is missing of DIV2K's x4 photos under `root`.
+    """Download and unpack what is missing of DIV2K's x4 photos, and return the folders (HR, LR).
 
     A relative `root` hangs from the repository's root. An archive that already lies in `root` is
-    used; an archive is removed once all its photos are there.
-
-    Returns the folders (HR, LR) that hold the PNGs. Raises `ValueError` for a split and track that
-    do not exist, `ConnectionError` when the download fails, `OSError` for a full disk, a damaged
-    archive or a folder that is not what it should be.
+    used; an archive is removed once all its photos are there. Raises `ValueError` for a split and
+    track that do not exist, `ConnectionError` when the download fails, `OSError` for a full disk, a
+    damaged archive or a folder that is not what it should be.
     """
     hr, lr = f"DIV2K_{split}_HR", f"DIV2K_{split}_LR_{track}"
     lr = lr if lr in ARCHIVES else f"{lr}_X4"
@@ -82,10 +80,8 @@ def _fetch(root: Path, names: list[str], base_url: str) -> None:
     for name in names:
         archive, (md5, n_photos) = root / f"{name}.zip", ARCHIVES[name]
         if archive.exists() and (found := digest_of(archive)) != md5:
-            raise OSError(
-                f"{archive} has the MD5 {found}, expected {md5}: it is damaged or incomplete, so "
-                "replace it, or delete it and run again to download it anew"
-            )
+            way_on = "damaged or incomplete, so replace it, or delete it and run again"
+            raise OSError(f"{archive} has the MD5 {found}, expected {md5}: {way_on}")
         try:
             if not archive.exists():
                 download(urls[name], archive, md5, space=2)  # photos take as much as their archive
@@ -105,16 +101,16 @@ def _unpack(archive: Path, folder: Path, n_photos: int) -> None:
     temporary = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # a killed process may have left it
     with zipfile.ZipFile(archive) as zipped:
-        photos = {Path(member.filename).name: member for member in zipped.infolist()}
-        photos = {name: photos[name] for name in photos if re.fullmatch(r"[0-9]\w*\.png", name)}
+        members = {Path(member.filename).name: member for member in zipped.infolist()}
+        photos = {k: v for k, v in members.items() if re.fullmatch(r"[0-9]\w*\.png", k)}
         if len(photos) != n_photos:
             raise OSError(f"{archive} holds {len(photos)} images, expected {n_photos}")
         n_bytes = sum(member.file_size for member in photos.values())
         require_free_space(folder, n_bytes, f"to unpack {archive.name}")
         temporary.mkdir(parents=True)
         for name in progress_bar(photos, desc=f"unpack {archive.name}", unit="photo"):
-            with zipped.open(photos[name]) as source, (temporary / name).open("wb") as target:
-                shutil.copyfileobj(source, target)
+            with (temporary / name).open("wb") as target:
+                target.write(zipped.read(photos[name]))
                 target.flush()
                 os.fsync(target.fileno())  # the archive is removed soon
     temporary.rename(folder)
@@ -131,10 +127,8 @@ def _is_complete(root: Path, name: str) -> bool:
     folder, expected = _folder(root, name), ARCHIVES[name][1]
     found = len(list(folder.glob("[0-9]*.png")))  # (without macOS's "._0001.png")
     if folder.exists() and found != expected:
-        raise OSError(
-            f"{folder} holds {found} images, expected {expected}: "
-            "delete the folder and run again to download it anew"
-        )
+        way_on = "delete the folder and run again to download it anew"
+        raise OSError(f"{folder} holds {found} images, expected {expected}: {way_on}")
     return folder.exists()
 
 

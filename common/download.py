@@ -6,9 +6,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,19 +31,15 @@ def download(url: str, path: Path, digest: str, kind: str = "md5", space: int = 
     """
     part = part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _retry(lambda: _open(url, method="HEAD")) as response:
-        n_bytes = int(response.headers.get("Content-Length") or 0)  # 0: the server does not tell
-    require_free_space(path.parent, space * n_bytes - _size_of(part), f"for {path.name}")
     for _ in range(2):
-        _retry(lambda: _download_rest(url, part, n_bytes or MAX_BYTES), part)
+        _download_all(url, part, space)
         if (found := digest_of(part, kind)).startswith(digest):
             part.replace(path)
             return
         part.unlink()
-    raise OSError(
-        f"{url} came twice with a wrong {kind.upper()}, {found}, expected {digest}: something on "
-        "the way changes it, so try another network or download it by hand"
-    )
+    way_on = "something on the way changes it, so try another network or download it by hand"
+    wrong = f"a wrong {kind.upper()}, {found}, expected {digest}"
+    raise OSError(f"{url} came twice with {wrong}: {way_on}")
 
 
 def fetch(url: str, sha256: str, what: str, otherwise: str) -> Path:
@@ -62,10 +56,9 @@ def fetch(url: str, sha256: str, what: str, otherwise: str) -> Path:
                 print(f"{what}, from {url}")
                 download(url, path, sha256, "sha256")
     except (*NETWORK_ERRORS, OSError) as error:
-        raise ConnectionError(
-            f"{what}: cannot be downloaded ({one_line(error)}): fetch {url} by hand into "
-            f"{path.parent}, or {otherwise}"
-        ) from error
+        way_on = f"fetch {url} by hand into {path.parent}, or {otherwise}"
+        why = f"{what}: cannot be downloaded ({one_line(error)})"
+        raise ConnectionError(f"{why}: {way_on}") from error
     return path
 
 
@@ -88,17 +81,17 @@ def digest_of(path: Path, kind: str = "md5") -> str:
     return digest.hexdigest()
 
 
-def _retry(attempt: Callable[[], Any], part: Path | None = None) -> Any:
-    """Repeat `attempt` with growing pauses until it returns, and return what it returns.
+def _download_all(url: str, part: Path, space: int) -> None:
+    """Append to `part` what it lacks of `url`, with growing pauses after what breaks off.
 
-    Raises its network error at once for an answer such as 404, after a second attempt when nobody
+    Raises the network error at once for an answer such as 404, after a second attempt when nobody
     answers at all, and after `ATTEMPTS` in a row in which `part` did not grow.
     """
     start = size = _size_of(part)
     failures = 0
     while True:
         try:
-            return attempt()
+            return _download_rest(url, part, space)
         except NETWORK_ERRORS as error:
             failures = 1 if _size_of(part) > size else failures + 1
             size = _size_of(part)
@@ -110,36 +103,33 @@ def _retry(attempt: Callable[[], Any], part: Path | None = None) -> Any:
         time.sleep(PAUSE * 2 ** (failures - 1))
 
 
-def _download_rest(url: str, part: Path, limit: int) -> None:
+def _download_rest(url: str, part: Path, space: int) -> None:
     """Append to `part` what it lacks of `url`; whether the two fit is left to the digest.
 
-    Raises one of `NETWORK_ERRORS` when the connection breaks, `OSError` beyond `limit` bytes.
+    Raises one of `NETWORK_ERRORS` when the connection breaks, `OSError` for too many bytes.
     """
     start = _size_of(part)
+    rest = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        response = _open(url, {"Range": f"bytes={start}-"} if start else {})
+        response = urllib.request.urlopen(rest, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:  # nothing follows: the part is the whole
             return
         raise
     start = start if response.status == 206 else 0  # 200: the server sends all of it again
-    end = start + (response.length or 0)
+    end = start + (response.length or 0)  # `start` where the server does not tell
+    require_free_space(part.parent, space * end - start, f"for {part.stem}")
     bar = progress_bar(desc=part.stem, total=end or None, initial=start, unit="B", unit_scale=True)
     with response, bar, part.open("ab" if start else "wb") as file:
         while block := response.read1(_BLOCK):
-            if file.tell() + len(block) > limit:
+            if file.tell() + len(block) > MAX_BYTES:
                 file.truncate(0)
-                raise OSError(f"{url} continues after {limit} bytes, where it should end: gave up")
+                raise OSError(f"{url} continues after {MAX_BYTES} bytes: gave up")
             file.write(block)
             bar.update(len(block))
         if file.tell() < end:
             raise ConnectionError(f"{url} broke off after {file.tell()} of {end} bytes")
 
 
-def _size_of(path: Path | None) -> int:
-    return path.stat().st_size if path and path.exists() else 0
-
-
-def _open(url: str, headers: dict | None = None, method: str = "GET") -> http.client.HTTPResponse:
-    request = urllib.request.Request(url, headers=headers or {}, method=method)
-    return urllib.request.urlopen(request, timeout=TIMEOUT)
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -92,12 +92,10 @@ def require_free_space(folder: str | Path, n_bytes: int, purpose: str) -> None:
     `folder` need not exist yet; `purpose` completes the message: "... to unpack DIV2K_HR.zip".
     """
     folder = _existing(folder)
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
-        raise OSError(
-            f"{folder} has {free / 1e9:.1f} GB free, {n_bytes / 1e9:.1f} GB are needed {purpose}: "
-            "free some space or choose a folder on another disk"
-        )
+    if (free := shutil.disk_usage(folder).free) < n_bytes:
+        needed = f"{n_bytes / 1e9:.1f} GB are needed {purpose}"
+        way_on = "free some space or choose a folder on another disk"
+        raise OSError(f"{folder} has {free / 1e9:.1f} GB free, {needed}: {way_on}")
 
 
 def _existing(folder: str | Path) -> Path:

@@ -1,15 +1,14 @@
 """Training as several processes, one a GPU, on one machine or more: `torchrun` starts them.
 
-Each process computes the gradients of its own crops; `average_gradients` makes them the gradients
-of all. What looks at a whole batch (means in losses, batch norm) looks at all processes' batches,
-so that N processes take the steps that one would with a batch N times as large. The first process
-alone writes, measures and prints.
+Each computes the gradients of its own crops; `average_gradients` makes them the gradients of all.
+What looks at a whole batch (means in losses, batch norm) looks at all processes' batches: N
+processes take the steps of one with a batch N times as large. The first alone writes and prints.
 """
 
 import atexit
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,11 +80,12 @@ class _SumAcrossProcesses(torch.autograd.Function):
 
 
 @torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes."""
+def average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Replace the gradient of each weight by its mean over the processes."""
     if count() == 1:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
     together = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(together)
     parts = together.div_(count()).split([gradient.numel() for gradient in gradients])
@@ -99,8 +99,7 @@ class BatchNormAcrossProcesses(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        dims = (0, 2, 3)
-        x32 = x.float()
+        dims, x32 = (0, 2, 3), x.float()
         mean = mean_across_processes(x32.mean(dims))
         variance = mean_across_processes((x32 - mean[:, None, None]).square().mean(dims))
         with torch.no_grad():

@@ -1,15 +1,12 @@
 """Progress bars that suit a terminal as well as a log file."""
 
-import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
 
 from common.processes import is_main
-
-_SECONDS = 10.0  # between the lines of a bar that nobody watches
 
 
 def progress_bar(iterable: Iterable | None = None, **options: Any) -> tqdm:
@@ -18,18 +15,18 @@ def progress_bar(iterable: Iterable | None = None, **options: Any) -> tqdm:
         options["disable"] = True
     if sys.stderr.isatty():
         return tqdm(iterable, **options)
-    options |= {"mininterval": _SECONDS, "maxinterval": _SECONDS, "delay": _SECONDS}
-    return _Lines(iterable, **options)
+    every = dict.fromkeys(("mininterval", "maxinterval", "delay"), 10.0)  # seconds
+    return _Lines(iterable, **options | every)
 
 
 class _Lines(tqdm):
     """Writes whole lines, without the control characters that move a terminal's cursor."""
 
+    write = staticmethod(print)  # (tqdm's would draw the bar again)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        line = str(self) if msg is None else msg
-        if line:
-            self.fp.write(f"{line}\n")
-            self.fp.flush()
+        if line := str(self) if msg is None else msg:
+            print(line, file=self.fp, flush=True)
 
     def clear(self, nolock: bool = False) -> None:
         pass
@@ -39,8 +36,3 @@ class _Lines(tqdm):
             self.display()
         self.leave = False  # or an empty line would follow
         super().close()
-
-    @classmethod
-    @contextlib.contextmanager
-    def external_write_mode(cls, *args: Any, **options: Any) -> Iterator[None]:
-        yield

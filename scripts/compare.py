@@ -27,7 +27,7 @@ from common.data.resize import imresize
 from common.device import choose_device
 from common.files import written_whole
 from common.measure.metrics import psnr_ssim_y
-from common.measure.pictures import busiest_crop
+from common.measure.validation import busiest_crop
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.inference.figures import titles

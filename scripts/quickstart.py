@@ -28,7 +28,7 @@ from common.data.resize import imresize
 from common.device import choose_device
 from common.files import refuse_unwritable
 from common.measure.metrics import psnr_ssim_y
-from common.measure.pictures import busiest_crop, enlarge, grid
+from common.measure.validation import busiest_crop, enlarge, grid
 from common.run.flags import command_line
 from ESRGAN.model import GeneratorRRDB
 from ESRGAN.train_esrgan import train_esrgan

@@ -20,8 +20,7 @@ import tyro
 from common.data.pairs import SUFFIXES
 from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
-from common.measure.pictures import busiest_crop, grid
-from common.measure.validation import Photo, sample_row
+from common.measure.validation import Photo, busiest_crop, grid, sample_row
 from common.progress import progress_bar
 from common.run.flags import command_line
 from CVAE.model import CVAE

@@ -131,7 +131,7 @@ def test_store_that_another_process_built_of_other_photos_is_not_read(photos):
 
 
 def test_two_processes_download_an_archive_once(server, tmp_path):
-    server.plan["GET", HR_ZIP] = iter(["slow"])
+    server.plan[HR_ZIP] = iter(["slow"])
     table = json.dumps(div2k.ARCHIVES)
     first = start(DOWNLOAD, table, tmp_path, server.url)
     wait_for(lambda: server.requests)
@@ -146,7 +146,7 @@ def test_two_processes_download_an_archive_once(server, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_download_whose_process_was_killed_while_another_waits_goes_on(server, tmp_path):
-    server.plan["GET", HR_ZIP] = iter(["slow"])
+    server.plan[HR_ZIP] = iter(["slow"])
     table = json.dumps(div2k.ARCHIVES)
     first = start(DOWNLOAD, table, tmp_path, server.url)
     wait_for(lambda: gets(server))

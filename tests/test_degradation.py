@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from common.data import kernels
-from common.data.degradations import jpeg
+from common.data.degradations import gaussian, jpeg
 from common.data.pairs import list_pairs
 from common.data.photos import read_image
 from common.data.resize import imresize
@@ -18,7 +17,7 @@ from tests.conftest import SKIMAGE_DATA
 
 def first_order_kernel(sigma_u: float, sigma_v: float, angle: float) -> np.ndarray:
     reach = math.ceil(4 * max(sigma_u, sigma_v))
-    return rounded(kernels.gaussian(reach, sigma_u, sigma_v, angle))
+    return rounded(gaussian(reach, sigma_u, sigma_v, angle))
 
 
 @pytest.fixture(scope="module")

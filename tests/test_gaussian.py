@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from common.vae.gaussian import draw, kl_divergence, kl_terms, sampling_noise, warmed_up
+from common.vae import draw, kl_divergence, kl_terms, sampling_noise, warmed_up
 
 CPU = torch.device("cpu")
 

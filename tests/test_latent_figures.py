@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from common.data.resize import resize
 from common.measure.metrics import psnr_ssim_y
-from common.vae.diagnostics import deviations, latent_diagnostics
+from common.vae import deviations, latent_diagnostics
 
 
 def checkerboard(size: int) -> torch.Tensor:

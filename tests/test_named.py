@@ -15,7 +15,7 @@ from common import checkpoint
 from common.data.photos import read_image, to_tensor, to_uint8
 from common.data.resize import imresize
 from common.measure.metrics import psnr_ssim_y
-from common.measure.pictures import busiest_crop
+from common.measure.validation import busiest_crop
 from ESRGAN.model import GeneratorRRDB, to_published
 from scripts.evaluate import evaluate
 from scripts.evidence.real import real

@@ -151,7 +151,7 @@ def normalise(folder: Path) -> None:
     x = x[rows].clone().requires_grad_()
     y = network(x)
     (y * weight[rows]).sum().div(2).backward()
-    processes.average_gradients(network.parameters())
+    processes.average_gradients(torch.optim.SGD(network.parameters()))
     results = {"y": y.detach(), "of_x": x.grad, "of_weight": network[0].weight.grad}
     checkpoint.save(folder / f"{processes.rank()}.pth", results | network.state_dict())
 

@@ -346,12 +346,12 @@ def test_run_that_was_killed_in_its_first_write_can_be_resumed(dataset, tmp_path
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
-    run = RunFolder(tmp_path / "a", {}, (), resume=False, overwrite=False)
+    run = RunFolder({"out_dir": tmp_path / "a", "resume": False, "overwrite": False}, ())
     run.restore({}, torch.device("cpu"))
     for name in (".state.1.tmp.pth", "samples/.0001.1.tmp.png", ".mine", "notes.tmp"):
         (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "a" / name).write_bytes(b"half")
-    with run:
+    with run.held():
         pass
     assert {path.name for path in (tmp_path / "a").rglob("*")} == {
         "samples", ".mine", "notes.tmp", "config.json", "state.pth", ".run.lock"

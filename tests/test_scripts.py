@@ -19,7 +19,7 @@ from common.data.pairs import list_pairs
 from common.data.photos import read_image, write_image
 from common.data.resize import imresize
 from common.div2k import download_div2k
-from common.measure.pictures import busiest_crop, grid
+from common.measure.validation import busiest_crop, grid
 from common.run.flags import command_line
 from CVAE.train_cvae import train_cvae
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy import special
 
-from common.data import degradations, kernels
+from common.data import degradations
 from common.data.crops import DegradedCrops, PairedCrops
 from common.data.degradations import FIRST, SECOND, second_order
 from common.data.pairs import list_images
@@ -19,16 +19,16 @@ from tests.conftest import SKIMAGE_DATA
 
 def test_generalised_gaussian_and_plateau_have_the_values_worked_out_by_hand():
     # sigma 2 along x and 1 along y, at (x, y) = (2, 1): q = 1 + 1 = 2
-    gaussian = kernels.gaussian(3, 2.0, 1.0, 0.0, beta=0.5)
+    gaussian = degradations.gaussian(3, 2.0, 1.0, 0.0, beta=0.5)
     assert gaussian[4, 5] / gaussian[3, 3] == pytest.approx(math.exp(-math.sqrt(2) / 2))
-    plateau = kernels.plateau(3, 2.0, 1.0, 0.0, beta=2.0)
+    plateau = degradations.plateau(3, 2.0, 1.0, 0.0, beta=2.0)
     assert plateau[4, 5] / plateau[3, 3] == pytest.approx(1 / 5)
     assert gaussian.sum() == pytest.approx(1) and plateau.sum() == pytest.approx(1)
 
 
 def test_sinc_kernel_is_the_bessel_functions_of_scipy():
     cutoff, reach = math.pi / 2, 4
-    kernel = kernels.sinc(reach, cutoff)
+    kernel = degradations.sinc(reach, cutoff)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     radius = np.hypot(x, y)
     with np.errstate(invalid="ignore"):
@@ -38,7 +38,7 @@ def test_sinc_kernel_is_the_bessel_functions_of_scipy():
 
 
 def test_sinc_kernel_passes_low_frequencies_and_stops_high_ones():
-    spectrum = np.abs(np.fft.fft2(kernels.sinc(10, math.pi / 3), (42, 42)))
+    spectrum = np.abs(np.fft.fft2(degradations.sinc(10, math.pi / 3), (42, 42)))
     assert spectrum[2, 0] == pytest.approx(1, abs=0.1)  # 2/42 of 2 pi: below a third of pi
     assert spectrum[16, 0] < 0.05
 
@@ -53,7 +53,7 @@ def test_kernels_are_drawn_with_the_published_probabilities(monkeypatch):
             drawn.append((name, isotropic, generalised, reach))
             return np.ones((1, 1))
 
-        monkeypatch.setattr(kernels, name, draw)
+        monkeypatch.setattr(degradations, name, draw)
     rng, n = np.random.default_rng(0), 20000
     for _ in range(n):
         degradations.draw_kernel(rng, FIRST)
@@ -159,14 +159,14 @@ def test_seeds_decide_and_neighbours_do_not_matter():
 
 def test_image_smaller_than_the_kernel_is_blurred():
     image = torch.rand(1, 3, 5, 9)
-    assert degradations.blur(image, kernels.gaussian(10, 2, 2, 0)).shape == image.shape
+    assert degradations.blur(image, degradations.gaussian(10, 2, 2, 0)).shape == image.shape
 
 
 def test_photo_is_blurred_as_by_scipy_with_mirrored_borders():
     from scipy import ndimage
 
     image = torch.rand(1, 3, 30, 40)
-    kernel = kernels.gaussian(5, 2.0, 1.0, 0.7)
+    kernel = degradations.gaussian(5, 2.0, 1.0, 0.7)
     expected = [ndimage.convolve(x.numpy(), kernel, mode="mirror") for x in image[0].double()]
     np.testing.assert_allclose(degradations.blur(image, kernel)[0], expected, atol=1e-5)
 

@@ -11,7 +11,7 @@ from common import checkpoint
 from common.data.pairs import list_pairs
 from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
-from common.vae.diagnostics import deviations
+from common.vae import deviations
 from ESRGAN.efficientnet import EfficientNetFeatures
 from ESRGAN.model import GeneratorRRDB
 from scripts import samples

@@ -16,6 +16,8 @@ from common.data.pairs import Pairs
 from common.data.pixel_store import PixelStore
 from common.data.workers import begin_loader_worker
 
+Batch = tuple[torch.Tensor, ...]
+
 
 class Crop(NamedTuple):
     """A square of a photo, and what is done to it: turned first, then flipped."""
@@ -36,9 +38,10 @@ def take_crop(source: Dataset, epoch: int, k: int, domain: int) -> np.ndarray:
     return np.rot90(square, turns)[:: 1 - 2 * flip_rows, :: 1 - 2 * flip_columns]
 
 
-def take_crops(source: Dataset, epoch: int, ks: range) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return crops `ks` of an epoch as uint8: LR (N, 3, h, w) and HR (N, 3, H, W)."""
-    crops = (np.stack([take_crop(source, epoch, k, domain) for k in ks]) for domain in (0, 1))
+def take_crops(source: Dataset, epoch: int, ks: range) -> Batch:
+    """Return crops `ks` of an epoch as uint8, of each domain: LR (N, 3, h, w), HR (N, 3, H, W)."""
+    domains = range(len(source.sizes))
+    crops = (np.stack([take_crop(source, epoch, k, domain) for k in ks]) for domain in domains)
     return tuple(torch.from_numpy(pixels).permute(0, 3, 1, 2) for pixels in crops)
 
 
@@ -80,7 +83,7 @@ class PairedCrops(Dataset):
         photos = (photo_of_crop((self.seed, epoch), k, len(self)) for k in ks)
         return [self.photos[-1].paths[photo].name for photo in photos]
 
-    def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, batch: tuple[int, range]) -> Batch:
         return take_crops(self, *batch)
 
 
@@ -99,14 +102,11 @@ class DegradedCrops(PairedCrops):
         self.sizes = (patch_size + 2 * self.BORDER,)
         self.photos = (PixelStore(paths, crop_size=self.sizes[0]),)
 
-    def __getitem__(self, batch: tuple[int, range]) -> tuple[torch.Tensor, torch.Tensor]:
-        epoch, ks = batch
-        hr = torch.from_numpy(np.stack([take_crop(self, epoch, k, 0) for k in ks]))
-        return torch.tensor([(self.seed, epoch, k, 2) for k in ks]), hr.permute(0, 3, 1, 2)
+    def __getitem__(self, batch: tuple[int, range]) -> Batch:
+        seeds = [(self.seed, batch[0], k, 2) for k in batch[1]]
+        return torch.tensor(seeds), *take_crops(self, *batch)
 
-    def to_device(
-        self, batch: tuple[torch.Tensor, ...], device: torch.device
-    ) -> list[torch.Tensor]:
+    def to_device(self, batch: Batch, device: torch.device) -> list[torch.Tensor]:
         """Make (LR, HR) in [0, 1] on `device` of what the dataset gives."""
         seeds = batch[0].tolist()
         (hr,) = to_device(batch[1:], device)
@@ -138,7 +138,7 @@ def crops_of_step(step: int, batch_size: int) -> range:
 
 def batches(
     crops: Dataset, first_step: int, steps_per_epoch: int, batch_size: int, workers: int
-) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+) -> Generator[Batch, None, None]:
     """Yield `crops[epoch, range of numbers]` without end, from step `first_step` of the run on.
 
     `workers` processes cut crops ahead; with 0 they are cut when they are asked for. Closing the
@@ -156,6 +156,6 @@ def batches(
     )
 
 
-def to_device(batch: tuple[torch.Tensor, ...], device: torch.device) -> list[torch.Tensor]:
+def to_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
     """Move uint8 (N, 3, H, W) to `device` and make them float32 in [0, 1] there."""
     return [images.to(device, non_blocking=True).float().div_(255) for images in batch]

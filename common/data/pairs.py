@@ -32,16 +32,11 @@ def training_and_validation_pairs(
 def training_and_validation_photos(
     hr: Folder, valid_hr: Folder, n_valid: int
 ) -> tuple[list[Path], list[Path]]:
-    """Return HR photos to train on, and at most `n_valid` that are held out, chosen as pairs are.
-
-    Raises `ValueError` and `FileNotFoundError` as `list_images` does.
-    """
-    if hr is None:
-        hr, _ = download_div2k("div2k")
-    if valid_hr is None:
-        valid_hr = _valid_beside(hr)
+    """Return HR photos to train on, and at most `n_valid` held-out ones, chosen as pairs are."""
+    hr = hr or download_div2k("div2k")[0]
+    valid_hr = valid_hr or _valid_beside(hr)
     train = list_images(hr)
-    if valid_hr is not None:
+    if valid_hr:
         return train, list_images(valid_hr)[:n_valid]
     return tuple([hr for _, hr in ps] for ps in _hold_out([(p, p) for p in train], n_valid))
 
@@ -70,18 +65,15 @@ def choose_folders(
     """
     for a, b in ((lr, hr), (valid_lr, valid_hr)):
         if (a is None) != (b is None):
-            raise ValueError(
-                f"LR folder {a}, HR folder {b}: give both, or neither to use DIV2K (HR alone is "
-                "enough where LR is made while training, --degradation second_order)"
-            )
+            alone = "HR alone is enough where LR is made in training, --degradation second_order"
+            way_on = f"give both, or neither to use DIV2K ({alone})"
+            raise ValueError(f"LR folder {a}, HR folder {b}: {way_on}")
     if lr is None:
         hr, lr = download_div2k("div2k")
         if valid_lr is None:
             valid_hr, valid_lr = download_div2k("div2k", split="valid")
-    elif valid_lr is None:
-        beside = _valid_beside(lr), _valid_beside(hr)
-        if None not in beside:
-            valid_lr, valid_hr = beside
+    elif valid_lr is None and None not in (beside := (_valid_beside(lr), _valid_beside(hr))):
+        valid_lr, valid_hr = beside
     return lr, hr, valid_lr, valid_hr
 
 
@@ -121,11 +113,9 @@ def list_pairs(lr_folder: str | Path, hr_folder: str | Path) -> Pairs:
         (h, w), (hr_h, hr_w) = image_size(lr_path), image_size(hr_path)
         if (hr_h, hr_w) != (4 * h, 4 * w):
             swapped = " (are the two folders swapped?)" if (hr_h, hr_w) < (h, w) else ""
-            raise ValueError(
-                f"{lr_path} is {w}x{h} and {hr_path} is {hr_w}x{hr_h}, expected "
-                f"{4 * w}x{4 * h}, 4 times the size{swapped}: "
-                "scripts/prepare_dataset.py makes pairs that fit"
-            )
+            expected = f"expected {4 * w}x{4 * h}, 4 times the size{swapped}"
+            found = f"{lr_path} is {w}x{h} and {hr_path} is {hr_w}x{hr_h}"
+            raise ValueError(f"{found}, {expected}: scripts/prepare_dataset.py makes such pairs")
     return pairs
 
 
@@ -155,8 +145,7 @@ def pair_by_name(lr_folder: str | Path, hr_folder: str | Path) -> Pairs:
 def scene_name(path: Path) -> str:
     """Return a photo's name without what marks it as LR or HR: `0001` for `0001x4.png`.
 
-    DIV2K's mild, difficult and wild tracks mark theirs `0001x4m.png`, `0001x4d.png`,
-    `0001x4w1.png`, of which there are several of one scene. Benchmark sets also come as
+    In DIV2K's other tracks also `0001x4m.png`, `0001x4d.png`, `0001x4w1.png`; in benchmark sets
     `img_001_SRF_4_LR.png` and `img_001_SRF_4_HR.png`, or `baby_LRBI_x4.png` and `baby_HR_x4.png`.
     """
     marks = r"(x4(m|d|w\d)?|_SRF_4_(LR|HR)|_(LRBI|LRBD|LRDN|LR|HR)_x4)$"

@@ -22,17 +22,17 @@ _MOST_PIXELS = 2**28  # 0.8 GB once decoded; a small file may declare any number
 def read_image(path: str | Path) -> np.ndarray:
     """Read a photo as RGB, turned upright by its EXIF orientation.
 
-    Gray, palette, CMYK, 16-bit and float ([0, 1]) images are converted; transparent parts show
-    white; of several pages `main_page` is taken. Returns (H, W, 3) uint8. Raises `ValueError`,
-    which names the file, when it is missing, no image, damaged, or cannot be converted.
+    Any of Pillow's modes is converted (`to_rgb`), of several pages `main_page` is taken. Returns
+    (H, W, 3) uint8. Raises `ValueError`, which names the file, when it is missing, no image,
+    damaged, or cannot be converted.
     """
     with open_image(path) as image:
         image.load()
         if image.format == "PNG":  # damage in the last rows shows in the checksums alone
             with Image.open(path) as again:
                 again.verify()
-        turned = ImageOps.exif_transpose(image) if orientation(image) > 1 else image
-        return np.asarray(to_rgb(turned))
+        is_turned = orientation(image) > 1
+        return np.asarray(to_rgb(ImageOps.exif_transpose(image) if is_turned else image))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -115,35 +115,31 @@ def main_page(path: str | Path) -> tuple[int, int]:
 def require_file(path: str | Path) -> None:
     """Raise `ValueError` unless `path` is a file: to open a pipe would wait for ever."""
     path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file")
     if not path.is_file():
         found = "a folder" if path.is_dir() else "a pipe or a device"
-        reason = f"{found}, expected a file" if path.exists() else "there is no such file"
-        raise ValueError(f"{path}: {reason}")
+        raise ValueError(f"{path}: {found}, expected a file")
 
 
 def orientation(image: Image.Image) -> int:
     """Return EXIF's orientation of an opened image, 1 (upright) to 8; 1 where EXIF is nonsense."""
     try:
         found = exif_of(image).get(_ORIENTATION, 1)
+        return found if found in range(1, 9) else 1
     except Exception:  # as above; the pixels may all be there
         return 1
-    return found if found in range(1, 9) else 1
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
-    """Return an opened image's EXIF; of a PNG without decoding it, as Pillow would."""
-    is_undecoded = image.format == "PNG" and image.fp is not None
-    if is_undecoded and not _may_have_late_exif(image.filename):
-        return Image.Image.getexif(image)
-    return image.getexif()
-
-
-def _may_have_late_exif(path: str) -> bool:
-    """Tell whether EXIF or XMP may stand behind a PNG's pixels, where Pillow must decode for it."""
-    with Path(path).open("rb") as file:
+    """Return an opened image's EXIF; of a PNG it is decoded only if EXIF may follow the pixels."""
+    if image.format != "PNG" or image.fp is None:
+        return image.getexif()
+    with Path(image.filename).open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - 2**16))
         end = file.read()
-    return any(mark in end for mark in (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type exif"))
+    marks = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type exif")
+    return image.getexif() if any(m in end for m in marks) else Image.Image.getexif(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

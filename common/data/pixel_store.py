@@ -1,9 +1,9 @@
 """A folder of photos, decoded once into one memory-mapped file of raw pixels.
 
-Decoding a 2040x1404 PNG for one 128x128 crop wastes 99% of the work; with the store a crop is a
-copy of its own bytes, and all processes share the operating system's page cache. The file: 8 bytes
-magic, 8 bytes length of the header, the header (JSON: the photos' names, bytes, times of change,
-heights and widths), then each photo as (H, W, 3) uint8.
+Decoding a 2040x1404 PNG for one 128x128 crop wastes 99% of the work; here a crop is a copy of its
+own bytes, and all processes share the system's page cache. The file: 8 bytes magic, 8 bytes length
+of the header, the header (JSON: the photos' names, bytes, times of change, heights and widths),
+then each photo as (H, W, 3) uint8.
 """
 
 import json
@@ -24,12 +24,12 @@ _MAGIC = b"PIXELS02"
 class PixelStore:
     """The photos of one folder as uint8 arrays: `store[i]` is (H, W, 3), a view of the mapped file.
 
-    On first use of a folder the store is built beside it (`FOLDER.pixels`), by several processes;
-    it is built anew when the photos changed. Where it cannot be (disk too small or not writable), a
+    On first use of a folder, and when its photos have changed, the store is built beside it
+    (`FOLDER.pixels`), by several processes. Where it cannot be (disk too small or not writable), a
     note says so and photos are decoded each time. `paths` are all or some photos of the folder.
 
-    Raises `ValueError`, which names them, when a photo of the folder cannot be read, or photos of
-    `paths` are smaller than `crop_size` pixels, which is found before the long decoding.
+    Raises `ValueError`, which names them, when a photo of the folder cannot be read, or, before the
+    long decoding, when photos of `paths` are smaller than `crop_size` pixels.
     """
 
     def __init__(self, paths: list[Path], crop_size: int = 1):
@@ -47,13 +47,11 @@ class PixelStore:
         places = {path: i for i, path in enumerate(photos)}
         self.sizes = [tuple(sizes[places[path]]) for path in self.paths]
         self._starts = [starts[places[path]] for path in self.paths]
-        photos_of_sizes = zip(self.paths, self.sizes, strict=True)
-        small = [f"{p.name} ({w}x{h})" for p, (h, w) in photos_of_sizes if min(h, w) < crop_size]
-        if small:
-            raise ValueError(
-                f"{folder}: {', '.join(small)}: smaller than a crop of {crop_size}x{crop_size}: "
-                "lower patch_size (or lr_size and hr_size), or take these photos out"
-            )
+        rows = zip(self.paths, self.sizes, strict=True)
+        if small := [f"{p.name} ({w}x{h})" for p, (h, w) in rows if min(h, w) < crop_size]:
+            way_on = "lower patch_size (or lr_size and hr_size), or take these photos out"
+            crop = f"smaller than a crop of {crop_size}x{crop_size}"
+            raise ValueError(f"{folder}: {', '.join(small)}: {crop}: {way_on}")
         if not is_built:
             self._header = json.dumps({"photos": stamps, "sizes": sizes}).encode()
             try:
@@ -69,19 +67,13 @@ class PixelStore:
         if not self._header:
             return read_image(self.paths[i])
         if self._pixels is None:
-            self._pixels = self._map()
+            content, end = np.memmap(self.file, mode="r"), 16 + len(self._header)
+            if content[16:end].tobytes() != self._header:
+                why = "the photos beside it have changed: start again (a training with --resume)"
+                raise OSError(f"{self.file} was built anew while it was in use, so {why}")
+            self._pixels = content[end:]
         (h, w), start = self.sizes[i], self._starts[i]
         return self._pixels[start : start + h * w * 3].reshape(h, w, 3)
-
-    def _map(self) -> np.ndarray:
-        """Map the file's pixels; raise `OSError` where they are not those of this store."""
-        content, end = np.memmap(self.file, mode="r"), 16 + len(self._header)
-        if content[16:end].tobytes() != self._header:
-            raise OSError(
-                f"{self.file} was built anew while it was in use, so the photos beside it have "
-                "changed: start again (a training with --resume)"
-            )
-        return content[end:]
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_pixels": None}  # each process maps the file for itself
@@ -124,8 +116,7 @@ def _build(file: Path, header: bytes, photos: list, sizes: list, starts: list) -
                 stream.truncate(n_bytes)
             rows = zip(photos, sizes, starts[:-1], strict=True)
             jobs = [(path, size, temporary, start + offset) for path, size, offset in rows]
-            decoded = in_processes(_decode_into, jobs)
-            label = f"decoding {folder.name}"
+            decoded, label = in_processes(_decode_into, jobs), f"decoding {folder.name}"
             list(progress_bar(decoded, total=len(jobs), desc=label, unit="photo"))
 
 

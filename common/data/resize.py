@@ -35,23 +35,19 @@ def imresize_batch(images: torch.Tensor, factor: float) -> torch.Tensor:
 
 def _imresize(pixels: torch.Tensor, factor: float) -> torch.Tensor:
     """Resize (H, W, C) float64 of whole numbers to whole numbers."""
-    pixels = _resize_rows(pixels, factor)
-    return _resize_rows(pixels.transpose(0, 1), factor).transpose(0, 1)
-
-
-def _resize_rows(pixels: torch.Tensor, factor: float) -> torch.Tensor:
-    """Resize (H, W, C) to (ceil(H * factor), W, C), values rounded to whole numbers."""
-    h, w, c = pixels.shape
-    # Columns and channels lie side by side: a width of 1 makes torch's `interpolate` go wrong.
-    image = pixels.reshape(1, 1, h, w * c)
-    # A height that 1/factor divides keeps torch's sampling grid where MATLAB's is.
-    below = _BORDER + (-h) % max(1, round(1 / factor))
-    image = functional.pad(image, (0, 0, _BORDER, below), mode="replicate")
-    size = (round(image.shape[2] * factor), w * c)
-    image = functional.interpolate(image, size, mode="bicubic", antialias=True)
-    top, out_h = round(_BORDER * factor), math.ceil(h * factor)
-    image = image[0, 0, top : top + out_h].add(0.5).floor().clamp(0, 255)
-    return image.reshape(out_h, w, c)
+    for _ in range(2):  # rows, then columns
+        h, w, c = pixels.shape
+        # Columns and channels lie side by side: a width of 1 makes torch's `interpolate` go wrong.
+        image = pixels.reshape(1, 1, h, w * c)
+        # A height that 1/factor divides keeps torch's sampling grid where MATLAB's is.
+        below = _BORDER + (-h) % max(1, round(1 / factor))
+        image = functional.pad(image, (0, 0, _BORDER, below), mode="replicate")
+        size = (round(image.shape[2] * factor), w * c)
+        image = functional.interpolate(image, size, mode="bicubic", antialias=True)
+        top, out_h = round(_BORDER * factor), math.ceil(h * factor)
+        image = image[0, 0, top : top + out_h].add(0.5).floor().clamp(0, 255)
+        pixels = image.reshape(out_h, w, c).transpose(0, 1)
+    return pixels
 
 
 def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
@@ -63,29 +59,23 @@ def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     images = functional.pad(images, (_BORDER,) * 4, mode="replicate")
     # In whole numbers, so that the network can be exported for photos of any size.
-    size = tuple(
-        n * round(factor) if factor > 1 else n // round(1 / factor) for n in images.shape[2:]
-    )
-    if images.requires_grad:
-        images = _resize_by_matrices(images, size)
+    up, down = max(1, round(factor)), max(1, round(1 / factor))
+    size = tuple(n * up // down for n in images.shape[2:])
+    if images.requires_grad:  # the gradient of `interpolate` is slow, and not always the same
+        sizes = zip(images.shape[2:], size, strict=True)
+        rows, columns = (_matrix(before, after, images) for before, after in sizes)
+        with torch.autocast(images.device.type, enabled=False):
+            images = rows @ images @ columns.T
     else:
         images = functional.interpolate(images, size, mode="bicubic", antialias=True)
     border = round(_BORDER * factor)
     return images[..., border:-border, border:-border]
 
 
-def _resize_by_matrices(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return what `interpolate` does; its gradient is slow, and varies from run to run on CUDA."""
-    rows, columns = (_matrix(a, b, images) for a, b in zip(images.shape[2:], size, strict=True))
-    with torch.autocast(images.device.type, enabled=False):
-        return rows @ images @ columns.T
-
-
 def _matrix(n_in: int, n_out: int, images: torch.Tensor) -> torch.Tensor:
     """Return the weights (n_out, n_in) of a resampling, of the type and device of `images`."""
-    inputs, outputs = (
-        torch.arange(n, dtype=torch.float64, device=images.device) + 0.5 for n in (n_in, n_out)
-    )
+    centres = {"dtype": torch.float64, "device": images.device}
+    inputs, outputs = (torch.arange(n, **centres) + 0.5 for n in (n_in, n_out))
     x = (outputs[:, None] * (n_in / n_out) - inputs).abs() * min(1, n_out / n_in)
     near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2  # Keys, a = -0.5
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
@@ -109,10 +99,7 @@ def project(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def project_and_clamp(sr: torch.Tensor, lr: torch.Tensor, times: int = 10) -> torch.Tensor:
-    """Project `sr` onto `lr` and clamp it to [0, 1], by turns; 10 times suffice to fit both.
-
-    Clamping only at the end would spoil the projection where a photo is black or white.
-    """
+    """Project `sr` onto `lr` and clamp it to [0, 1], by turns; 10 times suffice to fit both."""
     sr = sr.clamp(0, 1)
     for _ in range(times):
         sr = project(sr, lr, 1).clamp_(0, 1)

@@ -28,8 +28,12 @@ def in_processes(function: Callable, jobs: list, n_processes: int | None = None)
 
 
 def _begin_worker() -> None:
+    def end_with_parent() -> None:  # if that was killed, nobody would end this process
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def begin_loader_worker(worker: int) -> None:
@@ -43,9 +47,3 @@ def begin_loader_worker(worker: int) -> None:
     if hasattr(signal, "alarm"):  # (Windows has no such signals)
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(5))
-
-
-def _end_with_parent() -> None:
-    """Leave when the process that wants the results was killed, or nobody would end this one."""
-    multiprocessing.parent_process().join()
-    os._exit(1)

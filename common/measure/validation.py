@@ -1,5 +1,6 @@
 """The figures and the pictures of a network on held-out photos."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,22 +9,19 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from common.data.crops import DegradedCrops, PairedCrops
 from common.data.degradations import second_order
-from common.data.pairs import (
-    Pairs,
-    training_and_validation_pairs,
-    training_and_validation_photos,
-)
+from common.data.pairs import Pairs, training_and_validation_pairs, training_and_validation_photos
 from common.data.photos import read_image, to_tensor, to_uint8, write_image
 from common.data.resize import imresize
 from common.measure.metrics import psnr_ssim_y
-from common.measure.pictures import busiest_crop, enlarge, grid
 from common.progress import progress_bar
 
 _N_DRAWN = 3  # photos
 _DRAWN_SIZE = 48  # LR pixels of a drawn crop
+_GAP, _LINE = 6, 20  # pixels between pictures, and of a line of text
 
 Degradation = Literal["none", "second_order"]  # none: LR photos as they are
 Upscale = Callable[[torch.Tensor], torch.Tensor]
@@ -42,8 +40,8 @@ class Validation:
     """Measures PSNR-Y and SSIM-Y on photos held in memory, and draws the same crops each time.
 
     Larger photos are cut to their central `max_size` HR pixels each way. In place of the path of an
-    LR photo, a pair may have a function that makes it of HR. Raises `ValueError`, which
-    names the photo, when one is too small for SSIM.
+    LR photo, a pair may have a function that makes it of HR. Raises `ValueError`, which names the
+    photo, when one is too small for SSIM.
     """
 
     def __init__(self, pairs: Pairs, max_size: int):
@@ -57,19 +55,14 @@ class Validation:
         LR (n, 3, size, size) and HR (n, 3, 4 size, 4 size) in [0, 1]. Raises `ValueError`, which
         names the photo, when one is smaller.
         """
-        rng = np.random.default_rng(0)
-        pairs = []
-        for i in range(n):
-            photo = self.photos[i % len(self.photos)]
+        rng, pairs = np.random.default_rng(0), []
+        for photo in itertools.islice(itertools.cycle(self.photos), n):
             h, w = photo.lr.shape[:2]
             if min(h, w) < size:
-                raise ValueError(
-                    f"held-out photo {photo.name} is {4 * w}x{4 * h}, smaller than a patch of "
-                    f"{4 * size}x{4 * size}: take it out, or lower the size"
-                )
+                small = f"held-out photo {photo.name} is {4 * w}x{4 * h}, smaller than a patch of"
+                raise ValueError(f"{small} {4 * size}x{4 * size}: take it out, or lower the size")
             top, left = rng.integers(h - size + 1), rng.integers(w - size + 1)
-            hr = photo.hr[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
-            pairs.append((photo.lr[top : top + size, left : left + size], hr))
+            pairs.append((_cut(photo.lr, top, left, size), _cut(photo.hr, top, left, size, 4)))
         return [torch.cat([to_tensor(x) for x in images]) for images in zip(*pairs, strict=True)]
 
     @torch.inference_mode()
@@ -97,6 +90,51 @@ class Validation:
         return psnr_y, ssim_y
 
 
+def enlarge(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Enlarge (h, w, 3) uint8 to `size` = (H, W) with visible pixels (nearest neighbour)."""
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def grid(rows: list[list[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """Lay out rows of (caption, picture) on white, each caption above its picture.
+
+    Captions are one line, "" for none; pictures and the result (H, W, 3) uint8.
+    """
+    font = ImageFont.load_default(size=15)
+    lines = [_LINE if any(caption for caption, _ in row) else 0 for row in rows]
+    heights = [max(len(picture) for _, picture in row) for row in rows]
+    width = max(sum(picture.shape[1] + _GAP for _, picture in row) + _GAP for row in rows)
+    height = sum(lines) + sum(heights) + 2 * _GAP * len(rows)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    y = 0
+    for row, line, height in zip(rows, lines, heights, strict=True):
+        x = _GAP
+        for caption, picture in row:
+            draw.text((x, y + 2), caption, fill="black", font=font)
+            sheet.paste(Image.fromarray(picture), (x, y + line + _GAP))
+            x += picture.shape[1] + _GAP
+        y += line + height + 2 * _GAP
+    return np.asarray(sheet)
+
+
+def busiest_crop(lr: np.ndarray, size: int) -> tuple[int, int]:
+    """Return (top, left) of the square of `size` pixels with the strongest edges.
+
+    Chosen by the sum of absolute differences of neighbouring pixels; in LR rather than HR, where
+    fine noise would win over structure. Smaller images are taken from their corner (0, 0).
+    """
+    gray = lr.astype(np.float64).mean(axis=2)
+    edges = np.zeros_like(gray)
+    edges[1:] += np.abs(np.diff(gray, axis=0))
+    edges[:, 1:] += np.abs(np.diff(gray, axis=1))
+    sums = np.pad(edges, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    s = min(size, *gray.shape)
+    total = sums[s:, s:] - sums[:-s, s:] - sums[s:, :-s] + sums[:-s, :-s]
+    top, left = np.unravel_index(total.argmax(), total.shape)
+    return int(top), int(left)
+
+
 def sample_row(
     photo: Photo, results: dict[str, np.ndarray], place: tuple[int, int], size: int
 ) -> list[tuple[str, np.ndarray]]:
@@ -104,20 +142,20 @@ def sample_row(
 
     `place` (top, left) and `size` are in LR pixels.
     """
-    top, left = place
     large = {"bicubic": photo.bicubic, **results, "HR": photo.hr}
-    rows, columns = slice(4 * top, 4 * (top + size)), slice(4 * left, 4 * (left + size))
-    row = [(name, pixels[rows, columns]) for name, pixels in large.items()]
-    lr = photo.lr[top : top + size, left : left + size]
-    return [(f"LR  {photo.name}", enlarge(lr, row[-1][1].shape[:2])), *row]
+    row = [(name, _cut(pixels, *place, size, 4)) for name, pixels in large.items()]
+    lr = enlarge(_cut(photo.lr, *place, size), row[-1][1].shape[:2])
+    return [(f"LR  {photo.name}", lr), *row]
+
+
+def _cut(image: np.ndarray, top: int, left: int, size: int, scale: int = 1) -> np.ndarray:
+    """Return a square of an image; place and size are in pixels of one `scale` times smaller."""
+    rows, columns = (slice(scale * n, scale * (n + size)) for n in (top, left))
+    return image[rows, columns]
 
 
 def paired_crops_and_validation(
-    lr: Path | None,
-    hr: Path | None,
-    valid_lr: Path | None,
-    valid_hr: Path | None,
-    *,
+    *folders: Path | None,
     n_valid: int,
     valid_crop: int,
     patch_size: int,
@@ -126,20 +164,19 @@ def paired_crops_and_validation(
 ) -> tuple[PairedCrops, Validation]:
     """Return the crops to train on, of `patch_size` HR pixels, and the held-out photos.
 
-    The folders are as `training_and_validation_pairs` takes them. With a `degradation`, LR is made
+    `folders` are as `training_and_validation_pairs` takes them. With a `degradation`, LR is made
     of the HR photos: of the held-out ones once by it, always in the same way, and once by bicubic.
     Raises `ValueError` as it does, and when `patch_size` is no multiple of 4.
     """
     if patch_size < 4 or patch_size % 4:  # before a download
         raise ValueError(f"patch_size is {patch_size}, expected a multiple of 4")
     if degradation == "none":
-        train, valid = training_and_validation_pairs(lr, hr, valid_lr, valid_hr, n_valid)
+        train, valid = training_and_validation_pairs(*folders, n_valid)
         return PairedCrops(train, patch_size, seed), Validation(valid, valid_crop)
+    lr, hr, valid_lr, valid_hr = folders
     if lr or valid_lr:
-        raise ValueError(
-            f"LR folder {lr or valid_lr}: with degradation {degradation} LR is made of the HR "
-            "photos while training, so name HR folders alone"
-        )
+        made = f"with degradation {degradation} LR is made of the HR photos while training"
+        raise ValueError(f"LR folder {lr or valid_lr}: {made}, so name HR folders alone")
     train, valid = training_and_validation_photos(hr, valid_hr, n_valid)
     pairs = [(partial(_degraded, i), photo) for i, photo in enumerate(valid)]
     pairs += [(partial(imresize, factor=1 / 4), photo) for photo in valid]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from torch import nn
 from common import checkpoint, processes
 from common.device import is_out_of_memory
 from common.files import locked, refuse_unwritable, remove_leftovers, written_whole
-from common.run.log import write_log
-from common.run.progress import Progress
+from common.run.log import Progress, write_log
 
 _STATES = ("state.pth", "state_previous.pth")
 _VERSION = 2  # of a state's content
@@ -26,34 +26,29 @@ _TAKE_MEMORY += ("discriminator_features", "valid_crop")
 _OUTPUT = (".txt", ".log", ".out", ".err")  # what a run prints may go beside its files
 _ELSEWHERE = "choose an empty or new folder (out_dir=..., --out-dir ...)"
 _ANEW = f"{_ELSEWHERE}, or delete it and start anew (overwrite=True, --overwrite)"
+_KINDS = (FloatingPointError, ArithmeticError, MemoryError, OSError, RuntimeError)
 
 
 class RunFolder:
     """A run's files, which one process at a time writes.
 
     `state.pth` is the run: it is written whole, and the one before it is kept as
-    `state_previous.pth`; from either a run continues to the same bits. In a `with` block the folder
-    belongs to this process, and errors name the last good state. `config` are the hyperparameters;
-    those named in `fixed` cannot change when a run is resumed, and "script" never. `progress` and
-    `rows` say how far the run is.
+    `state_previous.pth`; from either a run continues to the same bits. `config` are the
+    hyperparameters, read here are out_dir, resume and overwrite; those named in `fixed` cannot
+    change when a run is resumed, and "script" never. `progress` and `rows` say how far the run is.
 
     Raises `BlockingIOError` when another process writes to the folder; `FileExistsError` when an
-    earlier run lies there and neither `resume` nor `overwrite` is set, or other files and no run;
+    earlier run lies there and neither resume nor overwrite is set, or other files and no run;
     `ValueError` when both are, when the run is another script's, when a fixed hyperparameter
     differs, or no state is left to continue from.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: dict[str, Any],
-        fixed: tuple[str, ...],
-        resume: bool,
-        overwrite: bool,
-    ):
-        if resume and overwrite:
+    def __init__(self, config: dict[str, Any], fixed: tuple[str, ...]):
+        resume, self.overwrite = config["resume"], config["overwrite"]
+        if resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: choose one")
-        self.path, self.overwrite = path, overwrite
+        self.path = path = Path(config["out_dir"])
+        self.states = [path / name for name in _STATES]  # the newest, and the one before it
         first_time = "continue with resume=True (--resume)"
         self.again = "run the same command again" if resume else first_time
         config = {k: v if isinstance(v, int | float | None) else str(v) for k, v in config.items()}
@@ -85,25 +80,21 @@ class RunFolder:
         if (other := self._earlier_config().get("script", script)) != script:
             raise ValueError(f"{self.path} holds a run of {other}, this is {script}: {_ELSEWHERE}")
         if found and not (resume or self.overwrite):
-            raise FileExistsError(
-                f"{self.path} holds an earlier run ({', '.join(found)}): continue it (resume=True, "
-                f"--resume), {_ANEW}"
-            )
-        state = self._last_state() if resume else None
-        if state is not None:
+            run = f"{self.path} holds an earlier run ({', '.join(found)})"
+            raise FileExistsError(f"{run}: continue it (resume=True, --resume), {_ANEW}")
+        if not resume:
+            return None
+        if state := self._last_state():
             self._compare(state, fixed)
-        elif resume:
-            networks = ", ".join(n for n in found if n.endswith(".pth") and "state" not in n)
-            if networks:
-                raise ValueError(f"{self.path} holds {networks}, but no good state.pth: {_ANEW}")
-            print(f"{self.path} holds no state.pth to resume: starting from the beginning")
-        return state
+            return state
+        if networks := ", ".join(n for n in found if n.endswith(".pth") and "state" not in n):
+            raise ValueError(f"{self.path} holds {networks}, but no good state.pth: {_ANEW}")
+        print(f"{self.path} holds no state.pth to resume: starting from the beginning")
+        return None
 
     def _last_state(self) -> dict[str, Any] | None:
         """Return the newest state that is not damaged, None when there is none."""
-        for path in (self.path / name for name in _STATES):
-            if not path.exists():
-                continue
+        for path in filter(Path.exists, self.states):
             try:
                 state = checkpoint.load(path)
             except ValueError as error:
@@ -112,7 +103,7 @@ class RunFolder:
                 continue
             if state.get("version") != _VERSION:
                 raise ValueError(f"{path} is the state of an earlier version: {_ANEW}")
-            if path.name != _STATES[0]:
+            if path != self.states[0]:
                 print(f"continuing from the last good checkpoint, {path}: {_place(state)}")
             return state
         return None
@@ -121,22 +112,20 @@ class RunFolder:
         """Print which hyperparameters have changed since the state was written, or refuse it."""
         before = state["config"]
         changed = {k: [before[k], v] for k, v in self.config.items() if before.get(k, v) != v}
-        refused = [f"{k} {old} -> {new}" for k, (old, new) in changed.items() if k in fixed]
-        if refused:
-            raise ValueError(
-                f"cannot resume {self.path} with {'; '.join(refused)}: take the earlier values, "
-                "or another out_dir to start anew"
-            )
-        self.changes = state["changes"]
         changed = {k: changed[k] for k in sorted(changed) if k not in ("resume", "overwrite")}
-        for name, (old, new) in changed.items():
-            print(f"resuming with {name} {old} -> {new}")
+        unlike = {k: f"{k} {old} -> {new}" for k, (old, new) in changed.items()}
+        if refused := "; ".join(unlike[k] for k in unlike if k in (*fixed, "script")):
+            anew = "take the earlier values, or another out_dir to start anew"
+            raise ValueError(f"cannot resume {self.path} with {refused}: {anew}")
+        self.changes = state["changes"]
+        for text in unlike.values():
+            print(f"resuming with {text}")
         if changed:
             self.changes.append({"at": state["progress"], "changed": changed})
 
     def _stamp(self) -> tuple[int, ...] | None:
-        path = self.path / _STATES[0]
-        return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+        newest = self.states[0]
+        return (newest.stat().st_mtime_ns, newest.stat().st_size) if newest.exists() else None
 
     def restore(self, parts: dict[str, Any], device: torch.device) -> None:
         """Set networks, optimisers, ... to what the state holds of them; keep them for `save`.
@@ -152,20 +141,25 @@ class RunFolder:
             groups = getattr(part, "param_groups", [])
             made_with = [{k: g[k] for k in g if k not in ("params", "lr")} for g in groups]
             part.load_state_dict(state[name])
-            for group, values in zip(getattr(part, "param_groups", []), made_with, strict=True):
-                group.update(values)
+            for i, values in enumerate(made_with):
+                part.param_groups[i] |= values
         if state and processes.rank() < len(state["random"]):
-            checkpoint.set_random_state(state["random"][processes.rank()], device)
+            random = state["random"][processes.rank()]
+            torch.set_rng_state(random["cpu"])
+            if "cuda" in random and device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"], device)
 
     def save(self) -> None:
         """Write state.pth; the one before it is kept until the next."""
         state = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"version": _VERSION, "progress": asdict(self.progress), "rows": self.rows}
         state |= {"config": self.config, "changes": self.changes}
-        state["random"] = processes.gather(checkpoint.random_state(self._device))
+        random = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self._device)
+        state["random"] = processes.gather(random)
         if processes.is_main():
-            newest, previous = (self.path / name for name in _STATES)
-            checkpoint.save(newest, state, previous)
+            checkpoint.save(self.states[0], state, previous=self.states[1])
 
     def write_networks(self, networks: dict[str, nn.Module]) -> None:
         """Write NAME.pth of each, a plain state_dict on the CPU; config.json has the names."""
@@ -180,9 +174,9 @@ class RunFolder:
 
     def _write_config(self) -> None:
         more = {"changes": self.changes, "networks": self.progress.networks}
+        content = json.dumps(self.config | more, indent=2) + "\n"
         with written_whole(self.path / _CONFIG) as temporary:
-            content = json.dumps(self.config | more, indent=2)
-            temporary.write_text(content + "\n", encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
 
     def _earlier_config(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -200,15 +194,18 @@ class RunFolder:
                 if re.fullmatch(r"([a-z]+_)?\d{4,}", picture.stem):
                     picture.unlink()
 
-    def __enter__(self) -> "RunFolder":
-        with contextlib.ExitStack() as stack:
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the folder belong to this process; errors in the block name the last good state."""
+        with self._locked() if processes.is_main() else contextlib.nullcontext():
             if processes.is_main():
-                stack.enter_context(self._locked())
                 self._begin()
             if self._is_new:
                 self.save()
-            self._held = stack.pop_all()
-        return self
+            try:
+                yield
+            except _KINDS as error:
+                raise self._explained(error) from error
 
     def _begin(self) -> None:
         if self._stamp() != self._seen:
@@ -222,12 +219,10 @@ class RunFolder:
         log = self.path / "log.csv"
         write_log(log, self.rows) if self.rows else log.unlink(missing_ok=True)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
-        self._held.close()
-        if not isinstance(error, OSError | RuntimeError | MemoryError | ArithmeticError):
-            return
-        kind, advice, message = type(error), self.again, str(error)
-        if isinstance(error, FloatingPointError):
+    def _explained(self, error: Exception) -> Exception:
+        kind = next(kind for kind in _KINDS if isinstance(error, kind))
+        advice, message = self.again, str(error)
+        if kind is FloatingPointError:
             advice = "resume with a lower learning rate"
         elif is_out_of_memory(error):
             lower = [f"{k} (now {self.config[k]})" for k in _TAKE_MEMORY if k in self.config]
@@ -236,15 +231,12 @@ class RunFolder:
         elif "DataLoader worker" in message:
             kind, message = ChildProcessError, "a process that cuts crops was killed"
             advice = f"resume with fewer workers (now {self.config['workers']})"
-        elif isinstance(error, OSError | RuntimeError):
-            kind = OSError if isinstance(error, OSError) else RuntimeError
-        raise kind(f"{message}. {self._last_good()}: {advice}") from error
-
-    def _last_good(self) -> str:
-        for path in (self.path / name for name in _STATES):
+        good = "There is no good checkpoint"
+        for path in self.states:
             with contextlib.suppress(ValueError):
-                return f"The last good checkpoint is {path}, {_place(checkpoint.load(path))}"
-        return "There is no good checkpoint"
+                good = f"The last good checkpoint is {path}, {_place(checkpoint.load(path))}"
+                break
+        return kind(f"{message}. {good}: {advice}")
 
 
 def _place(state: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""A run's log as a CSV file and as curves."""
+"""How far a run is, and its log as a CSV file and as curves."""
 
 import csv
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,26 @@ from common.data.crops import crops_of_step
 from common.files import written_whole
 from common.processes import mean_across_processes
 
+Rows = list[dict[str, Any]]
+Panels = dict[str, tuple[str, ...]]  # titles, and the columns of the log in each
 
-def write_log(path: str | Path, rows: list[dict[str, Any]]) -> None:
+
+@dataclass
+class Progress:
+    """The place in a run, plain values; a part of its state."""
+
+    stage: str = ""
+    epoch: int = 0  # complete ones of this stage
+    step: int = 0  # complete ones of this epoch
+    epochs_done: int = 0  # of all stages
+    best: float = -math.inf  # PSNR-Y of this stage
+    epochs_since_best: int = 0
+    figures: dict[str, float] = field(default_factory=dict)  # the last step's, for the log
+    finished: dict[str, int] = field(default_factory=dict)  # stages, and the epochs they were given
+    networks: list[str] = field(default_factory=list)  # names of those that were written
+
+
+def write_log(path: str | Path, rows: Rows) -> None:
     """Write all rows as CSV. The columns are the keys of all rows; what a row lacks stays empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with written_whole(path) as temporary, temporary.open("w", newline="") as file:
@@ -61,17 +80,15 @@ class LossMeter:
             numbers = iter(mean_across_processes(together).tolist())
             for step, names, _ in self._waiting:
                 values = {name: next(numbers) for name in names}
-                self._refuse_non_finite(title, step, values)
+                if not all(map(math.isfinite, values.values())):
+                    figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                    photos = dict.fromkeys(self.names(crops_of_step(step, self.batch_size)))
+                    figures += f"; photos: {', '.join(photos)}"
+                    raise FloatingPointError(f"{title}, step {step + 1}: {figures}")
                 for name in names[:-1]:
                     self.sums[name] = self.sums.get(name, 0.0) + values[name]
             self._waiting = []
         return {name: total / self.n_steps for name, total in self.sums.items()}
-
-    def _refuse_non_finite(self, title: str, step: int, values: dict[str, float]) -> None:
-        if not all(map(math.isfinite, values.values())):
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            photos = ", ".join(dict.fromkeys(self.names(crops_of_step(step, self.batch_size))))
-            raise FloatingPointError(f"{title}, step {step + 1}: {figures}; photos: {photos}")
 
     def state_dict(self) -> dict[str, Any]:
         self.means()
@@ -82,43 +99,31 @@ class LossMeter:
         self.sums, self.n_steps = dict(state["sums"]), state["n_steps"]
 
 
-def plot_curves(
-    path: str | Path,
-    rows: list[dict[str, Any]],
-    baseline: float,
-    panels: dict[str, tuple[str, ...]] | None = None,
-) -> None:
+def plot_curves(path: Path, rows: Rows, baseline: float, panels: Panels | None = None) -> None:
     """Draw the losses, the columns `loss_...` of the log's `rows`, and PSNR-Y over the steps.
 
-    `baseline` is bicubic's PSNR-Y; `panels` has titles of further plots and the columns in each.
+    `baseline` is bicubic's PSNR-Y; `panels` are further plots.
     """
-    panels = panels or {}
-    lines = 1 + math.ceil(len(panels) / 2)
-    figure = Figure(figsize=(11, 4 * lines))
+    losses = tuple(dict.fromkeys(name for row in rows for name in row if name.startswith("loss_")))
+    panels = {"training losses": losses, "validation PSNR-Y (dB)": ("psnr_y",)} | (panels or {})
+    n_rows = math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(11, 4 * n_rows))
     # (A layout that matplotlib finds, with the titles' places, takes three times as long.)
-    below, above = 0.5 / (4 * lines), 1 - 0.35 / (4 * lines)
+    below, above = 0.125 / n_rows, 1 - 0.0875 / n_rows
     figure.subplots_adjust(0.07, below, 0.98, above, wspace=0.18, hspace=0.28)
-    left, right, *others = figure.subplots(lines, 2).flat
-    losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
-    _plot(left, "training losses", rows, {name: name.removeprefix("loss_") for name in losses})
-    left.set(yscale="log")
-    right.axhline(baseline, color="gray", linestyle="--", label=f"bicubic, {baseline:.2f} dB")
-    _plot(right, "validation PSNR-Y (dB)", rows, {"psnr_y": ""})
-    for axes, (title, columns) in zip(others, panels.items(), strict=False):
-        _plot(axes, title, rows, {name: name for name in columns})
-    for axes in others[len(panels) :]:
-        axes.axis("off")
+    for i, (title, columns) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(n_rows, 2, i)
+        if "psnr_y" in columns:
+            label = f"bicubic, {baseline:.2f} dB"
+            axes.axhline(baseline, color="gray", linestyle="--", label=label)
+        for name in columns:
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            axes.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("loss_"))
+        axes.set(xlabel="step", yscale="log" if columns is losses else "linear")
+        axes.set_title(title, y=1)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
+        axes.grid(alpha=0.3)
+        axes.legend()
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def _plot(axes: Any, title: str, rows: list[dict[str, Any]], labels: dict[str, str]) -> None:
-    for name, label in labels.items():
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        axes.plot(*zip(*points, strict=True), marker=".", label=label)
-    axes.set(xlabel="step")
-    axes.set_title(title, y=1)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
-    axes.grid(alpha=0.3)
-    axes.legend()

@@ -34,13 +34,11 @@ def start_from(network: nn.Module, path: Path, tail: tuple[str, ...]) -> None:
     weights begin with one of `tail`. Raises `ValueError` when others do not fit, or are not finite.
     """
     found = checkpoint.load(path)
-    found = next(
-        (found[key] for key in ("params_ema", "params", "state_dict") if key in found), found
-    )
-    own = network.state_dict()
+    for key in ("params_ema", "params", "state_dict"):
+        found = found.get(key, found)
+    own, trained = network.state_dict(), dict(network.named_parameters())
     weights = {k: found[k] for k in own if k in found and found[k].shape == own[k].shape}
-    buffers = {name for name, _ in network.named_buffers()}
-    left = [k for k in own if k not in weights and k not in buffers]
+    left = [k for k in trained if k not in weights]
     if others := [k for k in left if not k.startswith(tail)]:
         misfit = f"{others[0]}, {len(others)} in all; found {', '.join(list(found)[:2])}, ..."
         raise ValueError(f"{path} does not fit this network: {misfit}")

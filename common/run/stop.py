@@ -13,8 +13,7 @@ class StopSignal:
     """
 
     def __enter__(self) -> "StopSignal":
-        self.signal, self._received = 0, 0
-        self._before = {}
+        self.signal, self._received, self._before = 0, 0, {}
         if threading.current_thread() is threading.main_thread():  # elsewhere signals do not arrive
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)

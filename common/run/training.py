@@ -22,7 +22,7 @@ from common.device import choose_bfloat16, choose_device, describe, prepare_netw
 from common.measure.validation import Validation
 from common.progress import progress_bar
 from common.run.folder import RunFolder
-from common.run.log import LossMeter, plot_curves, write_log
+from common.run.log import LossMeter, Panels, plot_curves, write_log
 from common.run.stop import StopSignal
 
 _LEAST = dict.fromkeys(("seed", "workers", "n_epochs_gan", "patience"), 0)
@@ -34,37 +34,38 @@ class Training:
     """A run: its folder, its device, and what is trained.
 
     `settings` are all arguments of the train function, `locals()` in its first line; read here are
-    out_dir, resume, overwrite, seed, device, deterministic, bfloat16, compile, batch_size, n_valid,
-    steps_per_epoch, workers and show_every. Those named in `fixed` cannot change when a run is
-    resumed. Raises `ValueError` when one is out of range, and what `RunFolder` raises.
+    device, deterministic, bfloat16, compile, batch_size, workers, show_every and what `RunFolder`
+    reads. Those named in `fixed` cannot change when a run is resumed. Raises `ValueError` when one
+    is out of range, and what `RunFolder` raises.
     """
 
     def __init__(self, settings: dict[str, Any], fixed: tuple[str, ...]):
         self.settings = settings
-        _refuse_nonsense(settings)
+        least = _LEAST | {"n_epochs": 0 if settings.get("n_epochs_gan") else 1}
+        for name, value in settings.items():
+            if name.startswith("learning_rate") and not 0 < value < math.inf:
+                raise ValueError(f"{name} {value}: expected a number above 0")
+            if name in least and value is not None and value < least[name]:
+                raise ValueError(f"{name} {value}: expected {least[name]} or more")
         self.out_dir = Path(settings["out_dir"])
         self.device = choose_device(settings["device"], settings["deterministic"])
         self.bfloat16 = choose_bfloat16(self.device, settings["bfloat16"])
         script = Path(inspect.currentframe().f_back.f_code.co_filename).name  # the caller's
         config = {"script": script} | settings | {"bfloat16": self.bfloat16}
-        self.folder = RunFolder(
-            self.out_dir, config, (*fixed, "script"), settings["resume"], settings["overwrite"]
-        )
+        self.folder = RunFolder(config, fixed)
         self.progress, self.rows = self.folder.progress, self.folder.rows
         self.write = self.folder.write_networks  # NAME.pth of each
         self.parts: dict[str, Any] = {}
 
     def prepare(self, network: nn.Module, **layout: Any) -> nn.Module:
-        """Return the network on the run's device, in its fastest layout; see `prepare_network`."""
+        """Return the network on the run's device; see `prepare_network`."""
         return prepare_network(network, self.device, self.settings["compile"], **layout)
 
     def record(self, network: nn.Module, size: int) -> None:
-        """On a GPU, replay its passes on LR crops of this size as CUDA graphs; see `record_passes`.
-
-        Not where it is compiled, or computes twice what it does not keep.
-        """
-        is_free = not (self.settings["compile"] or getattr(network, "checkpointing", False))
-        if self.device.type == "cuda" and is_free:
+        """On a GPU, let `record_passes` record those on LR crops of this size, if they allow it."""
+        if self.settings["compile"] or getattr(network, "checkpointing", False):
+            return
+        if self.device.type == "cuda":
             example = torch.zeros(self.settings["batch_size"], 3, size, size, device=self.device)
             record_passes(network, example, self.bfloat16)
 
@@ -73,15 +74,14 @@ class Training:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def register(self, **parts: Any) -> None:
-        """Name what is saved with every epoch, and restored on resume.
+        """Name what is saved with every epoch, and restored on resume: what has a `state_dict`.
 
-        Networks, optimisers, and whatever else has a `state_dict`. An optimiser's step first
-        averages the gradients over all processes.
+        An optimiser's step first averages the gradients over all processes.
         """
         self.parts |= parts
         for part in parts.values():
             if isinstance(part, torch.optim.Optimizer):
-                part.register_step_pre_hook(_average_gradients)
+                part.register_step_pre_hook(processes.average_gradients)
 
     @contextlib.contextmanager
     def begin(
@@ -90,7 +90,7 @@ class Training:
         validation: Validation,
         steps_per_epoch: int,
         n_epochs: int | dict[str, int],
-        panels: dict[str, tuple[str, ...]] | None = None,
+        panels: Panels | None = None,
     ) -> Iterator[None]:
         """Take the folder, continue where the run stopped, and leave it in order after any error.
 
@@ -99,7 +99,11 @@ class Training:
         """
         self.validation, self.steps_per_epoch, self.panels = validation, steps_per_epoch, panels
         self.n_epochs = n_epochs if isinstance(n_epochs, dict) else {"": n_epochs}
-        self.progress.refuse_more_epochs(self.n_epochs)
+        for stage, n in self.progress.finished.items():
+            if self.n_epochs[stage] > n:
+                ended = f"the {stage.upper()} stage ended after the {n} epochs that it was given"
+                way_on = f"resume with {n}, or begin with its weights elsewhere (--start-from ...)"
+                raise ValueError(f"{ended}, and cannot have {self.n_epochs[stage]}: {way_on}")
         batch_size, workers = self.settings["batch_size"], self.settings["workers"]
         self.meter = LossMeter(batch_size, lambda ks: crops.names(self.progress.epochs_done, ks))
         self.folder.restore(self.parts | {"meter": self.meter}, self.device)
@@ -117,12 +121,11 @@ class Training:
         total = sum(self.n_epochs.values()) * steps_per_epoch
         first = self.progress.epochs_done * steps_per_epoch + self.progress.step
         self.began = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0)
+        self.batches = batches(crops, first, steps_per_epoch, batch_size, workers)
         with (
-            self.folder,
+            self.folder.held(),
             progress_bar(total=total, initial=first, unit="step") as self.bar,
-            contextlib.closing(
-                batches(crops, first, steps_per_epoch, batch_size, workers)
-            ) as self.batches,
+            contextlib.closing(self.batches),
             StopSignal() as self.stop,
         ):
             yield
@@ -137,7 +140,8 @@ class Training:
         if stage in progress.finished:
             return
         if self.enters(stage):
-            progress.begin_stage(stage)
+            progress.stage, progress.epoch, progress.step = stage, 0, 0
+            progress.best, progress.epochs_since_best = -math.inf, 0
         while progress.epoch < n and not 0 < patience <= progress.epochs_since_best:
             title = f"epoch {progress.epoch + 1}/{n}"
             yield Epoch(self, f"{stage.upper()} stage, {title}" if stage else title)
@@ -205,17 +209,18 @@ class Epoch:
         """
         training, progress, figures = self.training, self.progress, figures or {}
         losses = training.meter.means(self.title)
-        progress.finish_epoch()
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.epochs_done += 1
         stage = {"stage": progress.stage} if progress.stage else {}
         name = "_".join([*stage.values(), f"{progress.epoch:04d}.png"])
         measuring = upscale, training.device, training.out_dir / "samples" / name, samples
         psnr_y, ssim_y = processes.on_main(training.validation.measure, *measuring)
-        self.is_best = progress.note_figure(psnr_y)
-        row = stage | {
-            "epoch": progress.epoch,
-            "step": progress.epochs_done * training.steps_per_epoch,
-            "seconds": round(time.perf_counter() - training.began, 1),
-        }
+        self.is_best = psnr_y > progress.best
+        progress.best = max(psnr_y, progress.best)
+        progress.epochs_since_best = 0 if self.is_best else progress.epochs_since_best + 1
+        step = progress.epochs_done * training.steps_per_epoch
+        seconds = round(time.perf_counter() - training.began, 1)
+        row = stage | {"epoch": progress.epoch, "step": step, "seconds": seconds}
         row |= progress.figures | {"psnr_y": psnr_y, "ssim_y": ssim_y} | losses | figures
         training.rows.append(row)
         texts = [f"PSNR-Y {psnr_y:.2f} dB", f"SSIM-Y {ssim_y:.4f}"]
@@ -236,17 +241,3 @@ class Epoch:
         training.write(networks | best if self.is_best else networks)
         training.meter.restart()
         training.folder.save()
-
-
-def _refuse_nonsense(settings: dict[str, Any]) -> None:
-    """Raise `ValueError` for the first hyperparameter that is out of range for any script."""
-    least = _LEAST | {"n_epochs": 0 if settings.get("n_epochs_gan") else 1}
-    for name, value in settings.items():
-        if name.startswith("learning_rate") and not 0 < value < math.inf:
-            raise ValueError(f"{name} {value}: expected a number above 0")
-        if name in least and value is not None and value < least[name]:
-            raise ValueError(f"{name} {value}: expected {least[name]} or more")
-
-
-def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    processes.average_gradients(p for group in optimizer.param_groups for p in group["params"])

@@ -75,7 +75,7 @@ def _train(
             loss = functional.l1_loss(generator(lr), hr)
         optimizer.zero_grad()
         loss.backward()
-        average_gradients(generator.parameters())
+        average_gradients(optimizer)
         optimizer.step()
         wait_for_all()
         seconds.append(time.perf_counter() - began)
@@ -83,7 +83,7 @@ def _train(
     for _ in range(settings["steps"] + 1):
         wait_for_all()
         began = time.perf_counter()
-        average_gradients(generator.parameters())
+        average_gradients(optimizer)
         wait_for_all()
         exchanges.append(time.perf_counter() - began)
     if rank == 0:

@@ -30,8 +30,7 @@ from common.data.photos import read_image, to_tensor, to_uint8
 from common.data.resize import imresize
 from common.device import choose_bfloat16, choose_device, describe
 from common.measure.metrics import lr_psnr, psnr_ssim_y
-from common.measure.pictures import busiest_crop, grid
-from common.measure.validation import Photo, sample_row
+from common.measure.validation import Photo, busiest_crop, grid, sample_row
 from common.run.flags import command_line
 from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2

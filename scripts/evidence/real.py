@@ -17,7 +17,7 @@ import tyro
 
 from common.data.photos import read_image, write_image
 from common.device import choose_device
-from common.measure.pictures import busiest_crop, grid
+from common.measure.validation import busiest_crop, grid
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.inference.figures import titles

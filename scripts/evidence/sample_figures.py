@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from common.data.resize import detail
-from common.vae.diagnostics import deviations
+from common.vae import deviations
 from CVAE.model import CVAE, PATCH
 from CVAE.tiles import tile_starts
 from ESRGAN.efficientnet import EfficientNetFeatures

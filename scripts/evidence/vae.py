@@ -29,11 +29,10 @@ from common.data.photos import read_image, to_tensor
 from common.data.resize import imresize, project_and_clamp
 from common.device import choose_bfloat16, choose_device, describe
 from common.measure.metrics import lr_psnr, psnr_ssim_y, psnr_y
-from common.measure.pictures import grid
-from common.measure.validation import Validation
+from common.measure.validation import Validation, grid
 from common.progress import progress_bar
 from common.run.flags import command_line
-from common.vae.diagnostics import deviations, latent_diagnostics
+from common.vae import deviations, latent_diagnostics
 from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
 from CVAE.train_cvae import train_cvae

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from common.data import kernels
-from common.data.degradations import SCALE, Range, jpeg
+from common.data.degradations import SCALE, Range, gaussian, jpeg
 from common.data.resize import imresize
 
 
@@ -39,7 +38,7 @@ def first_order(
     quality = int(rng.integers(*jpeg_quality, endpoint=True))
 
     reach = math.ceil(4 * max(sigma_u, sigma_v))
-    kernel = rounded(kernels.gaussian(reach, sigma_u, sigma_v, angle))
+    kernel = rounded(gaussian(reach, sigma_u, sigma_v, angle))
     blurred = blur_exactly(hr, kernel)  # (H, W, 3)
     lr = imresize(blurred, 1 / SCALE)  # (H / 4, W / 4, 3)
     return jpeg(add_sensor_noise(lr, read, shot, rng), quality)

@@ -1,1 +1,0 @@
-"""What the variational autoencoders share."""

@@ -7,14 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.perceptual import VGG19Features
 from common.processes import batch_mean
 from ESRGAN.efficientnet import EfficientNetFeatures
+from ESRGAN.vgg import FIVE, LAST, VGG19Features
 
 PerceptualNetwork = Literal["vgg19", "vgg19_five", "efficientnet_lite0"]
-# Index in torchvision's `vgg19().features`, weight: conv5_4 alone (ESRGAN), or conv1_2, 2_2, 3_4,
-# 4_4 and 5_4 (Real-ESRGAN).
-DEPTHS = {"vgg19": {34: 1.0}, "vgg19_five": {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}}
 
 
 def relativistic_loss(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
@@ -61,30 +58,8 @@ def color_loss(sr: torch.Tensor, lr: torch.Tensor, size: int = 8) -> torch.Tenso
     )
 
 
-class VGG19Distance(VGG19Features):
-    """The mean absolute difference of features at `depths`, weighted and summed (see `DEPTHS`)."""
-
-    def __init__(self, weights: Path | None, depths: dict[int, float]):
-        super().__init__(weights)
-        self.depths = depths
-        for i in depths.keys() - {34}:
-            self.features[i + 1].inplace = False  # the ReLU that follows leaves them as they are
-
-    def distance(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        triples = zip(self.depths.values(), self._at_depths(sr), self._at_depths(hr), strict=True)
-        return sum(weight * functional.l1_loss(a, b) for weight, a, b in triples)
-
-    def _at_depths(self, image: torch.Tensor) -> list[torch.Tensor]:
-        x, found = (image - self.mean) / self.std, []
-        for i, layer in enumerate(self.features):
-            x = layer(x)
-            if i in self.depths:
-                found.append(x)
-        return found
-
-
 def perceptual_features(network: PerceptualNetwork, vgg_weights: Path | None) -> nn.Module:
     """Return the network of that name, whose `distance` of SR and HR is a perceptual loss."""
     if network == "efficientnet_lite0":
         return EfficientNetFeatures()
-    return VGG19Distance(vgg_weights, DEPTHS[network])
+    return VGG19Features(vgg_weights, FIVE if network == "vgg19_five" else LAST)

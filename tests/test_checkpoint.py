@@ -16,16 +16,15 @@ from torchvision.models import AlexNet_Weights, VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from common import checkpoint, files
-from common import perceptual as vgg
 from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
 from common.download import hub_path
-from common.perceptual import VGG19Features
 from common.run.recipes import update_ema
 from common.run.stop import StopSignal
-from ESRGAN import efficientnet
+from ESRGAN import efficientnet, vgg
 from ESRGAN.efficientnet import EfficientNetFeatures
 from ESRGAN.losses import perceptual_features
+from ESRGAN.vgg import VGG19Features
 from scripts.inference import lpips
 from tests import test_div2k
 from tests.conftest import SKIMAGE_DATA

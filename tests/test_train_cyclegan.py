@@ -258,15 +258,6 @@ def test_cycle_holds_f_fixed_in_the_third_version(dataset, tmp_path):
     assert all(torch.equal(trained[key], start[key]) for key in start)
 
 
-def test_perceptual_loss_is_used_with_local_weights(dataset, runs, vgg_file, tmp_path):
-    settings = {"perceptual_weight": 1.0, "vgg_weights": vgg_file}
-    run = train("v3", dataset, tmp_path, **settings)
-    assert float(rows_of(run)[0]["loss_perceptual"]) > 0
-    assert not same_weights(run / "G_LR2HR.pth", runs["v3"] / "G_LR2HR.pth")
-    with pytest.raises(ValueError, match=r"no\.pth: there is no such file"):
-        train("v3", dataset, tmp_path / "b", perceptual_weight=1.0, vgg_weights="no.pth")
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_versions_train_in_bfloat16(dataset, runs, tmp_path, version):
     other = not choose_bfloat16(torch.device("cpu"))  # than that of `runs`

@@ -13,10 +13,10 @@ from torch import nn
 
 from common import checkpoint
 from common.files import one_line
-from common.perceptual import VGG19Features
 from CycleGAN.model import ResidualGeneratorSR
 from ESRGAN.model import GeneratorRRDB, load_published, set_weights, to_published
 from ESRGAN.train_esrgan import train_esrgan
+from ESRGAN.vgg import VGG19Features
 from scripts.compare import compare
 from scripts.evaluate import evaluate
 from scripts.export import export

@@ -29,9 +29,8 @@ Differences from version 2:
 - G's result is projected back onto its LR photo, where that was made by bicubic (back_projections).
 - Each generator has its own adversarial weight (lambda_gan_hr, lambda_gan_lr): F has no other
   teacher, G has a better one.
-Tried and off: a relativistic loss (relativistic) and R1 (r1_weight). A perceptual loss between
-G(F(hr)) and hr needs VGG19's weights, so it is off too (perceptual_weight); a warm-up of F before
-G's first pair left G with nothing but noise to follow, so there is none.
+Tried and off: a relativistic loss (relativistic) and R1 (r1_weight). A warm-up of F before G's
+first pair left G with nothing but noise to follow, so there is none.
 
 Differences from the papers that remain: as in version 1, generators that change the size, no
 instance norm, a small batch, the identity loss by way of bicubic resizing and off.
@@ -50,7 +49,6 @@ from torch.nn import functional
 
 from common.data.resize import detail, resize
 from common.measure.validation import Validation
-from common.perceptual import VGG19Features
 from common.processes import batch_mean, count
 from common.run.flags import command_line
 from common.run.recipes import update_ema
@@ -148,8 +146,6 @@ def train_cyclegan_sr(
     relativistic: bool = False,  # adversarial loss; False: least squares as in version 1
     r1_weight: float = 0.0,  # gradient penalty of the discriminators; 0: off
     r1_every: int = 16,  # steps between penalties, each that much stronger
-    perceptual_weight: float = 0.0,  # VGG19 features of G(F(hr)) and hr, L1; 0: no VGG19 needed
-    vgg_weights: Path | None = None,  # file of torchvision's VGG19 weights; None: downloaded
     pool_size: int = 50,  # earlier fakes of each kind shown to the discriminators (paper); 0: none
     # optimisation
     n_epochs: int = 10,
@@ -182,8 +178,6 @@ def train_cyclegan_sr(
             "or more (the LR discriminator's strides need it), hr_size 4 times as much, and "
             "low_factor 2 or 4, a divisor of lr_size"
         )
-    # First of all, as its weights may be missing and DIV2K takes long.
-    vgg = training.prepare(VGG19Features(vgg_weights)) if perceptual_weight else None
 
     # data
     lr_photos, hr_photos, valid_pairs = unpaired_photos(
@@ -251,9 +245,6 @@ def train_cyclegan_sr(
                         of_f = functional.l1_loss(F(resize(lr, 4)), lr)
                         losses["identity"] = of_f + functional.l1_loss(reduced_sr, lr)
                         loss = loss + lambda_identity * losses["identity"]
-                    if vgg:
-                        losses["perceptual"] = functional.l1_loss(vgg(recovered_hr), vgg(hr))
-                        loss = loss + perceptual_weight * losses["perceptual"]
                 optimizer_g.zero_grad()
                 loss.backward()
                 optimizer_g.step()

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, RandomSampler
 from common import checkpoint
 from common.data.crops import DegradedCrops, PairedCrops, batches, to_device
 from common.device import prepare_network
-from common.perceptual import VGG19Features
 from common.run.recipes import update_ema
 from ESRGAN.losses import relativistic_loss
 from ESRGAN.model import Discriminator, GeneratorRRDB
+from ESRGAN.vgg import VGG19Features
 from scripts.benchmarks.data import DecodedCrops, Pairs
 
 # Of the perceptual, the adversarial and the pixel loss, as train_esrgan.py has them.

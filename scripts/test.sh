@@ -10,6 +10,6 @@ cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 export OMP_NUM_THREADS=1  # of each process: they run side by side
-# Each process takes a stretch of the tests in their order, so that few files' fixtures are made
-# twice; one that is done takes some of another's.
-exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"
+# Three, as each waits at times. Each takes a stretch of the tests in their order, so that few
+# fixtures are made twice; one that is done takes some of another's.
+exec "$PYTHON" -m pytest -n 3 --dist worksteal "$@"

@@ -3,6 +3,7 @@
 `factor` is 1/4, 1/2, 2 or 4 throughout.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -57,29 +58,34 @@ def resize(images: torch.Tensor, factor: float) -> torch.Tensor:
     at edges. H and W are multiples of 1/factor where it reduces.
     """
     images = images.to(torch.promote_types(images.dtype, torch.float32))
-    images = functional.pad(images, (_BORDER,) * 4, mode="replicate")
     # In whole numbers, so that the network can be exported for photos of any size.
     up, down = max(1, round(factor)), max(1, round(1 / factor))
-    size = tuple(n * up // down for n in images.shape[2:])
-    if images.requires_grad:  # the gradient of `interpolate` is slow, and not always the same
-        sizes = zip(images.shape[2:], size, strict=True)
-        rows, columns = (_matrix(before, after, images) for before, after in sizes)
+    if torch.is_grad_enabled():  # `interpolate` is slow, its gradient too and not always the same
+        h, w = images.shape[2:]
+        like = images.dtype, images.device
+        rows, columns = (_matrix(n, up, down, *like) for n in (h, w))
         with torch.autocast(images.device.type, enabled=False):
-            images = rows @ images @ columns.T
-    else:
-        images = functional.interpolate(images, size, mode="bicubic", antialias=True)
+            return rows @ (images @ columns.T)
+    images = functional.pad(images, (_BORDER,) * 4, mode="replicate")
+    size = tuple(n * up // down for n in images.shape[2:])
+    images = functional.interpolate(images, size, mode="bicubic", antialias=True)
     border = round(_BORDER * factor)
     return images[..., border:-border, border:-border]
 
 
-def _matrix(n_in: int, n_out: int, images: torch.Tensor) -> torch.Tensor:
-    """Return the weights (n_out, n_in) of a resampling, of the type and device of `images`."""
-    centres = {"dtype": torch.float64, "device": images.device}
-    inputs, outputs = (torch.arange(n, **centres) + 0.5 for n in (n_in, n_out))
-    x = (outputs[:, None] * (n_in / n_out) - inputs).abs() * min(1, n_out / n_in)
+@functools.lru_cache(32)
+def _matrix(n: int, up: int, down: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the weights (n * up / down, n) of a resampling with replicated borders."""
+    n_in = n + 2 * _BORDER
+    n_out, border = n_in * up // down, _BORDER * up // down
+    inputs, outputs = (torch.arange(m, dtype=torch.float64) + 0.5 for m in (n_in, n_out))
+    x = (outputs[:, None] * (down / up) - inputs).abs() * min(1, up / down)
     near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2  # Keys, a = -0.5
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
-    return (weights / weights.sum(1, keepdim=True)).to(images.dtype)
+    weights = (weights / weights.sum(1, keepdim=True))[border:-border]
+    pixel = (torch.arange(n_in) - _BORDER).clamp(0, n - 1)  # that a border repeats
+    matrix = torch.zeros(len(weights), n, dtype=torch.float64)
+    return matrix.index_add_(1, pixel, weights).to(device, dtype)
 
 
 def detail(images: torch.Tensor, factor: int = 4) -> torch.Tensor:
@@ -91,11 +97,15 @@ def project(sr: torch.Tensor, lr: torch.Tensor, times: int) -> torch.Tensor:
     """Add to SR (N, C, 4H, 4W), `times` times, what it lacks of LR (N, C, H, W) when scaled down.
 
     x <- x + up(y - down(x)): back-projection (Irani and Peleg 1991), for LR that was made by
-    bicubic. Gradients pass.
+    bicubic. Gradients pass. As all of it is linear, what is added is collected in LR's size.
     """
-    for _ in range(times):
-        sr = sr + resize(lr - resize(sr, 1 / 4), 4)
-    return sr
+    if not times:
+        return sr
+    more = lack = lr - resize(sr, 1 / 4)
+    for _ in range(times - 1):
+        lack = lack - resize(resize(lack, 4), 1 / 4)
+        more = more + lack
+    return sr + resize(more, 4)
 
 
 def project_and_clamp(sr: torch.Tensor, lr: torch.Tensor, times: int = 10) -> torch.Tensor:

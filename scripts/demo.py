@@ -31,7 +31,14 @@ import tyro
 from common.run.flags import command_line
 from scripts.inference.models import Precision
 from scripts.inference.pictures import example_photos
-from scripts.inference.service import Bounds, Service, Wish, find_checkpoints, titles_of
+from scripts.inference.service import (
+    Bounds,
+    Service,
+    Wish,
+    find_checkpoints,
+    first_choice,
+    titles_of,
+)
 from scripts.inference.visits import Stopped
 
 _MOST_SAMPLES = 8
@@ -169,7 +176,7 @@ def build(service: Service, examples: list[Path], kept: int = _KEPT) -> tuple[An
 
     titles = titles_of(service.checkpoints)
     names = [(title, path) for path, title in titles.items()]
-    first, info, has_samples = service.checkpoints[-1], None, False
+    first, info, has_samples = first_choice(service.checkpoints), None, False
     with suppress(ValueError, OSError):  # what is wrong with it is said when it is used
         info, has_samples = service.good_for(first), service.model(first).has_samples
     cleared = (max(1, kept // 6), kept)

@@ -25,6 +25,7 @@ from CycleGAN.model import GeneratorSR
 from ESRGAN.model import GeneratorRRDB
 from scripts.demo import build, demo
 from scripts.inference.models import FAMILIES, Model, load_model
+from scripts.inference.named import SHIPPED
 from scripts.inference.pictures import example_photos
 from scripts.inference.service import (
     GOOD_FOR,
@@ -33,6 +34,7 @@ from scripts.inference.service import (
     Service,
     Wish,
     find_checkpoints,
+    first_choice,
     refuse_large,
     titles_of,
 )
@@ -174,6 +176,14 @@ def test_checkpoints_are_called_by_their_paths_and_no_others_are_loaded(service,
     assert titles[str(ROOT / "ESRGAN" / "a.pth")] == str(Path("ESRGAN", "a.pth"))
     with pytest.raises(ValueError, match="not among those found"):
         service.model(str(checkpoints / "other.pth"))
+
+
+def test_page_begins_with_what_upscale_takes_and_calls_it_by_its_name():
+    found = find_checkpoints(())
+    real = str(SHIPPED["real"])
+    assert first_choice(found) == real and titles_of(found)[real] == "real"
+    assert Service(found, "cpu", ROOT, BOUNDS).good_for(real).startswith("Photos as people have")
+    assert first_choice(["bicubic", "a.pth"]) == "a.pth"
 
 
 def test_page_offers_what_enlarges(checkpoints, tmp_path):

@@ -11,7 +11,7 @@ from common.download import fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = {path.stem: path for path in sorted(ROOT.glob("*/pretrained/*.pth"))}
-DEFAULT = "real" if "real" in SHIPPED else "esrgan-psnr"
+DEFAULT = "real"
 
 
 class Published(NamedTuple):
@@ -97,14 +97,19 @@ def path_of(name: str) -> Path:
     return fetch(url, sha256, f"{name} ({whose}), {size}", here)
 
 
+def what_for(path: Path) -> str:
+    """Return what the card beside a checkpoint that comes along says it is for."""
+    card = (path.parent / "README.md").read_text(encoding="utf-8")
+    line = re.search(rf"^\| `{path.stem}` \| ([^|]*) \|", card, re.MULTILINE)
+    return line[1] if line else ""
+
+
 def listing() -> str:
     """Return a table of all names, what they are for, their size and where they are."""
     rows = [("bicubic", "interpolation, to compare with", "-", "-")]
     for name, path in SHIPPED.items():
-        card = (path.parent / "README.md").read_text(encoding="utf-8")
-        what = re.search(rf"^\| `{name}` \| ([^|]*) \|", card, re.MULTILINE)
         size = f"{path.stat().st_size / 1e6:.1f} MB"
-        rows.append((name, what[1] if what else "", size, path.relative_to(ROOT).as_posix()))
+        rows.append((name, what_for(path), size, path.relative_to(ROOT).as_posix()))
     for name, (url, _, size, what, whose) in PUBLISHED.items():
         rows.append((name, f"{what} ({whose})", size, url))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -13,6 +13,7 @@ import numpy as np
 from common.data.photos import image_size
 from common.device import choose_device, describe
 from scripts.inference.models import Model, Precision, load_model
+from scripts.inference.named import DEFAULT, SHIPPED, what_for
 from scripts.inference.photos import enlarged_size, open_photo
 from scripts.inference.pictures import picture_of, picture_of_file, shown_size
 from scripts.inference.visits import Visits, stoppable
@@ -65,14 +66,22 @@ def find_checkpoints(paths: tuple[Path, ...]) -> list[str]:
 
 
 def titles_of(checkpoints: list[str]) -> dict[str, str]:
-    """Return how each is called: its path in the repository, or below the folder of all others."""
+    """Return how each is called: its name, or its path in the repository or below all others."""
     paths = {name: Path(name).absolute() for name in checkpoints if name != "bicubic"}
     outside = [path.parent for path in paths.values() if not path.is_relative_to(ROOT)]
     folder = Path(os.path.commonpath(outside)) if outside else ROOT
     titles = {"bicubic": "bicubic"}
+    shipped = {path: name for name, path in SHIPPED.items()}
     for name, path in paths.items():
-        titles[name] = str(path.relative_to(ROOT if path.is_relative_to(ROOT) else folder))
+        below = path.relative_to(ROOT if path.is_relative_to(ROOT) else folder)
+        titles[name] = shipped.get(path, str(below))
     return titles
+
+
+def first_choice(checkpoints: list[str]) -> str:
+    """Return the checkpoint that the page begins with: upscale.py's own, or the last one."""
+    own = str(SHIPPED[DEFAULT])
+    return own if own in checkpoints else checkpoints[-1]
 
 
 class Bounds(NamedTuple):
@@ -152,8 +161,10 @@ class Service:
             return _load(checkpoint, written, str(self.device), self.precision)
 
     def good_for(self, checkpoint: str) -> str:
-        """Return a line on what a checkpoint is good for, by its family and the file's name."""
+        """Return a line on what a checkpoint is for, by its card, or its family and name."""
         name = self.model(checkpoint).name
+        if Path(checkpoint) in SHIPPED.values():
+            return f"{what_for(Path(checkpoint)).capitalize()}."
         is_psnr_stage = name == "ESRGAN" and "psnr" in Path(checkpoint).stem.lower()
         return GOOD_FOR["ESRGAN PSNR stage" if is_psnr_stage else name]
 

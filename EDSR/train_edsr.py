@@ -54,7 +54,7 @@ def train_edsr(
     n_blocks: int = 16,  # residual blocks (paper: baseline 16, full 32)
     n_features: int = 64,  # channels (paper: baseline 64, full 256, with residuals scaled by 0.1)
     gradient_checkpointing: bool = False,  # what is inside blocks is computed twice, not kept
-    start_from: Path | None = None,  # .pth to begin with, ours or published, also of another scale
+    start_from: Path | None = None,  # .pth to begin with, ours, published, of any scale; or edsr
     # optimisation
     n_epochs: int = 300,  # (published: 300,000 steps)
     steps_per_epoch: int = 1000,  # an epoch ends in validation and a checkpoint
@@ -95,7 +95,7 @@ def train_edsr(
     network = EDSR(n_blocks, n_features)
     network.checkpointing = gradient_checkpointing
     if start_from is not None:
-        recipes.start_from(network, start_from, tail=("tail.",))
+        recipes.start_from(network, recipes.named(start_from, FOLDER), tail=("tail.",))
     network = training.prepare(network)
 
     # optimiser

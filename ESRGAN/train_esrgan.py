@@ -34,7 +34,7 @@ from torch.nn import functional
 from common import checkpoint
 from common.measure.validation import Degradation
 from common.run.flags import command_line
-from common.run.recipes import learning_rate_at, update_ema
+from common.run.recipes import learning_rate_at, named, update_ema
 from common.run.training import Training
 from ESRGAN.dataset import crops_and_validation
 from ESRGAN.losses import GAN_LOSSES, PerceptualNetwork, color_loss, perceptual_features
@@ -137,8 +137,7 @@ def train_esrgan(
     if nearest_start:
         generator.start_as_nearest()
     if start_from is not None:
-        named = FOLDER / "pretrained" / f"{start_from}.pth"
-        set_weights(generator, checkpoint.load(named if named.exists() else start_from))
+        set_weights(generator, checkpoint.load(named(start_from, FOLDER)))
     generator = training.prepare(generator)
     average = copy.deepcopy(generator).requires_grad_(False)
     if discriminator == "unet":

@@ -59,7 +59,7 @@ def train_swinir(
     upsampler: Upsampler = "pixelshuffledirect",  # classical: pixelshuffle (paper)
     three_convolutions: bool = False,  # after each group instead of one (paper: real-world, large)
     gradient_checkpointing: bool = False,  # what is inside blocks is computed twice, not kept
-    start_from: Path | None = None,  # .pth to begin with, ours or published, also of another scale
+    start_from: Path | None = None,  # .pth to begin with, ours, published, of any scale; or swinir
     # optimisation
     n_epochs: int = 500,  # (published: 500,000 steps)
     steps_per_epoch: int = 1000,  # an epoch ends in validation and a checkpoint
@@ -101,7 +101,7 @@ def train_swinir(
     network = SwinIR(depths, dim, n_heads, upsampler, three_convolutions)
     network.checkpointing = gradient_checkpointing
     if start_from is not None:
-        recipes.start_from(network, start_from, tail=TAIL)
+        recipes.start_from(network, recipes.named(start_from, FOLDER), tail=TAIL)
     network = training.prepare(network)
     average = copy.deepcopy(network).requires_grad_(False)
 

@@ -1,6 +1,7 @@
 """EDSR: the published network, its weights in and out, and its training written out once more."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from common import checkpoint
-from common.run.recipes import start_from
+from common.run.recipes import named, start_from
 from EDSR.dataset import crops_and_validation
 from EDSR.model import EDSR, from_weights
-from EDSR.train_edsr import train_edsr
+from EDSR.train_edsr import FOLDER, train_edsr
 from ESRGAN.model import GeneratorRRDB
 from scripts.inference.models import load_model
 from tests.conftest import assert_moved_alike, rows_of, smooth_adam
@@ -108,6 +109,14 @@ def test_start_from_another_scale_leaves_the_tail_that_does_not_fit(tmp_path, ca
     assert f"except {', '.join(left)}\n" in capsys.readouterr().out
     for name, weight in network.state_dict().items():
         assert torch.equal(weight, before[name] if name in left else other_scale(3)[name]), name
+
+
+def test_start_from_takes_the_name_of_what_comes_along():
+    network = EDSR()
+    start_from(network, named(Path("edsr"), FOLDER), ("tail.",))
+    shipped = checkpoint.load(FOLDER / "pretrained" / "edsr.pth")
+    assert all(torch.equal(v, shipped[k].float()) for k, v in network.state_dict().items())
+    assert named(Path("a.pth"), FOLDER) == Path("a.pth")
 
 
 def test_start_from_a_network_of_another_size_is_refused(tmp_path):

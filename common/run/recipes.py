@@ -26,6 +26,12 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) 
         mean.copy_(value)
 
 
+def named(start_from: Path, folder: Path) -> Path:
+    """Return the checkpoint of that name that comes along in a model's folder, or the path."""
+    shipped = folder / "pretrained" / f"{start_from}.pth"
+    return shipped if shipped.exists() else start_from
+
+
 def start_from(network: nn.Module, path: Path, tail: tuple[str, ...]) -> None:
     """Load the weights in a file into `network`; what does not fit in its tail is left and named.
 

@@ -28,7 +28,7 @@ _N_FEATURES = 64  # at HR's size
 _SHIFT = WINDOW // 2
 _OUTSIDE = -100.0  # added to what pixels of two parts of an image mean to each other
 _conv = functools.partial(nn.Conv2d, kernel_size=3, padding=1)
-_BUFFERS = "attn_mask", "relative_position_index"  # follow from the sizes
+_BUFFERS = "attn_mask", "relative_position_index"  # of published files: for the size trained on
 
 
 @functools.lru_cache(maxsize=8)
@@ -285,8 +285,6 @@ def _padded(lr: torch.Tensor) -> torch.Tensor:
 
 def from_weights(weights: Weights) -> SwinIR | None:
     """Return the network that a state_dict is of, ours or published; None: another network.
-
-    Published files hold buffers for the size they were trained on, which are not needed.
 
     Raises:
         KeyError, RuntimeError, ValueError: names or shapes do not fit a 4x SwinIR on RGB.

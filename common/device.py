@@ -82,7 +82,8 @@ def prepare_network(
     processes.share_batch_norm(network)
     layout = torch.channels_last if device.type == "cuda" else cpu_layout
     network = network.to(device=device, memory_format=layout)
-    if compile:
+    if compile:  # what is cached follows from its arguments alone, so it may be traced as well
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
         network.compile()
     return network
 

@@ -183,6 +183,7 @@ def test_page_begins_with_what_upscale_takes_and_calls_it_by_its_name():
     real = str(SHIPPED["real"])
     assert first_choice(found) == real and titles_of(found)[real] == "real"
     assert Service(found, "cpu", ROOT, BOUNDS).good_for(real).startswith("Photos as people have")
+    assert Service(found, "cpu", ROOT, BOUNDS).good_for(real).endswith(", noise and JPEG.")
     assert first_choice(["bicubic", "a.pth"]) == "a.pth"
 
 

@@ -19,6 +19,8 @@ from CycleGAN.CycleGAN_w_v1 import CycleGAN as v1
 from CycleGAN.CycleGAN_w_v2 import CycleGAN2 as v2
 from CycleGAN.CycleGAN_w_v3 import CycleGAN5_2 as v3
 from scripts.evidence.cyclegan import CHANGES
+from scripts.inference.models import load_model
+from scripts.inference.service import find_checkpoints
 from tests.conftest import rows_of, run_script, same_weights, stop_in_step
 
 VERSIONS = {"v1": v1, "v2": v2, "v3": v3}
@@ -68,6 +70,8 @@ def test_run_writes_everything_it_promises(runs, version):
     pictures = [read_image(path) for path in sorted((run / "samples").iterdir())]
     assert len(pictures) == 2 and pictures[0].shape == pictures[1].shape
     assert read_image(run / "curves.png").shape[1] > 1000
+    for path in find_checkpoints((run,)):  # what the page offers enlarges
+        load_model(path, "cpu")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -27,6 +27,8 @@ from ESRGAN.losses import color_loss, relativistic_loss, vanilla_losses
 from ESRGAN.model import Discriminator, GeneratorRRDB, interpolate, load_published
 from ESRGAN.real import UNetDiscriminator, sharpen
 from ESRGAN.train_esrgan import train_esrgan
+from scripts.inference.models import load_model
+from scripts.inference.service import find_checkpoints
 from tests.conftest import rows_of, same_weights, stop_in_step
 from tests.test_esrgan_model import published_weights
 
@@ -99,6 +101,8 @@ def test_run_writes_everything_it_promises(run):
         assert torch.isfinite(generator(torch.rand(1, 3, 8, 8))).all()
     Discriminator(32, 4).load_state_dict(torch.load(run / "discriminator.pth", weights_only=True))
     assert read_image(run / "curves.png").shape[1] > 1000
+    for path in find_checkpoints((run,)):  # what the page offers enlarges
+        load_model(path, "cpu")
     config = json.loads((run / "config.json").read_text())
     assert config["n_blocks"] == 1 and config["seed"] == 0 and config["torch"] == torch.__version__
 

@@ -17,6 +17,8 @@ from common.run import training
 from common.run.log import plot_curves
 from CVAE import train_cvae as cvae
 from CVAE.model import CVAE
+from scripts.inference.models import load_model
+from scripts.inference.service import find_checkpoints
 from SRVAE import train_srvae as srvae
 from SRVAE.model import SRVAE
 from tests.conftest import rows_of, run_script, same_weights, stop_in_step
@@ -73,6 +75,8 @@ def test_run_writes_everything_it_promises(runs, name):
     assert len(pictures) == 2 and pictures[0].shape == pictures[1].shape
     assert pictures[0].shape[1] > 6 * 128
     assert read_image(run / "curves.png").shape[0] > 1500  # five rows of plots
+    for path in find_checkpoints((run,)):  # what the page offers enlarges
+        load_model(path, "cpu")
 
 
 @pytest.mark.parametrize("name", TRAIN)

@@ -164,7 +164,8 @@ class Service:
         """Return a line on what a checkpoint is for, by its card, or its family and name."""
         name = self.model(checkpoint).name
         if Path(checkpoint) in SHIPPED.values():
-            return f"{what_for(Path(checkpoint)).capitalize()}."
+            what = what_for(Path(checkpoint))
+            return f"{what[:1].upper()}{what[1:]}."
         is_psnr_stage = name == "ESRGAN" and "psnr" in Path(checkpoint).stem.lower()
         return GOOD_FOR["ESRGAN PSNR stage" if is_psnr_stage else name]
 

@@ -14,7 +14,6 @@ from SRVAE.model import SRVAE
 
 _SHIFT = 6  # LR pixels between the tile grids that are compared
 _WINDOW = 128  # pixels each way, of `grid_strength`
-_NEAR = slice(3, 9)  # frequencies around one of LR's, in steps of 1 / 128
 
 
 def dispersion(psnr_of_mean: float, psnr_of_sample: float) -> float:
@@ -43,13 +42,13 @@ def grid_strength(samples: torch.Tensor) -> float:
     power = torch.fft.fft2(windows * hann * hann[:, None]).abs().square().mean(0)  # (128, 128)
     step = _WINDOW // 4
     places = [(i, j) for i in range(0, _WINDOW, step) for j in range(0, _WINDOW, step) if i or j]
-    far = torch.arange(_WINDOW)
-    far = torch.minimum(far, _WINDOW - far)  # from frequency 0, either way
-    near = torch.maximum(far[:, None], far)
-    around = (near >= _NEAR.start) & (near < _NEAR.stop)
+    steps = torch.arange(_WINDOW, device=power.device)
+    steps = torch.minimum(steps, _WINDOW - steps)  # from frequency 0, either way
+    away = torch.maximum(steps[:, None], steps)
+    around = (away >= 3) & (away <= 8)
     ratios = []
     for i, j in places:
-        neighbours = power[around.roll((i, j), (0, 1)).to(power.device)]
+        neighbours = power[around.roll((i, j), (0, 1))]
         ratios.append((power[i, j] / neighbours.mean()).item())
     return fmean(ratios)
 

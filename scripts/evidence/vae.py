@@ -232,10 +232,10 @@ def _on_photos(
         values["dispersion"] = dispersion(psnr, values["psnr_y_sample"])
         if min(hr.shape[2:]) >= 128:
             values["grid"] = grid_strength(samples)
-        distances = feature_distances(features, samples[:, 0], hr)
-        values["diversity_features"] = diversity_score(distances)
-        values["features_sample"] = distances.mean().item()
-        values["features"] = feature_distances(features, mean, hr).mean().item()
+        of_mean, *of_samples = feature_distances(features, torch.cat((mean, samples[:, 0])), hr)
+        values["features"] = of_mean.mean().item()
+        values["features_sample"] = torch.stack(of_samples).mean().item()
+        values["diversity_features"] = diversity_score(torch.stack(of_samples))
         values["lr_psnr_worst"] = min(lr_psnr(x, lr).item() for x in (mean, *samples))
         null = noise_like(std_high, n_samples, mean, lr, network)
         for kind, versions in (("", samples), ("_null", null)):

@@ -3,6 +3,7 @@
     python scripts/export.py ESRGAN/runs/default/generator.pth generator.safetensors
     python scripts/export.py ESRGAN/runs/default/generator.pth generator.onnx
     python scripts/export.py generator.pth for_comfyui.pth --published
+    python scripts/export.py generator.pth half_as_large.pth --float16
 
 An ONNX network takes "lr", float32 RGB (N, 3, H, W) in [0, 1] of any size, and gives "sr",
 (N, 3, 4H, 4W) in [0, 1]; an SRVAE's gives the mean prediction. It is compared with the original on
@@ -42,6 +43,7 @@ def export(
     out: tyro.conf.Positional[Path],  # .pth, .safetensors or .onnx
     *,
     published: bool = False,  # ESRGAN's public key names, as ComfyUI and spandrel load them
+    float16: bool = False,  # weights of 16 bits, as the checkpoints that come along have them
     overwrite: bool = False,  # replace a file that is there already
 ) -> Path:
     """Write `out` and return it.
@@ -59,8 +61,9 @@ def export(
     refuse_to_replace([out], [model], overwrite)
     loaded = load_model(model, "cpu", precision="full")
     if out.suffix == ".onnx":
-        if published:
-            raise ValueError("an ONNX network has no key names: leave --published out")
+        if published or float16:
+            flag = "--published" if published else "--float16"
+            raise ValueError(f"{flag} is for .pth and .safetensors, not for ONNX: leave it out")
         _save_onnx(out, loaded)
     else:
         weights = loaded.network.state_dict()
@@ -71,6 +74,8 @@ def export(
                 weights = to_published(loaded.network)
             except ValueError as error:
                 raise ValueError(f"{error} (--no-rrdb-conv-last)") from None
+        if float16:
+            weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
         writers[out.suffix](out, weights)
     print(f"{out}: {loaded.name}, {out.stat().st_size / 1e6:.1f} MB")
     return out

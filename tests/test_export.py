@@ -67,6 +67,18 @@ def test_safetensors_and_back(name, tmp_path):
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
+def test_float16_halves_a_file_and_rounds_the_weights(tmp_path):
+    network = networks()["SRVAE"]
+    checkpoint.save(tmp_path / "a.pth", network.state_dict())
+    export(tmp_path / "a.pth", tmp_path / "b.pth", float16=True)
+    export(tmp_path / "b.pth", tmp_path / "c.pth")  # as it is read again
+    for name, weight in checkpoint.load(tmp_path / "c.pth").items():
+        assert torch.equal(weight, network.state_dict()[name].half().float()), name
+    weights = sum(weight.nbytes for weight in network.state_dict().values())
+    sizes = [(tmp_path / name).stat().st_size for name in ("a.pth", "b.pth")]
+    assert sizes[0] - sizes[1] == pytest.approx(weights / 2, rel=0.1)  # (padding)
+
+
 def test_published_names_load_in_spandrel(tmp_path):
     torch.manual_seed(0)
     network = GeneratorRRDB(1, 64, 32, conv_last=False).eval()
@@ -88,7 +100,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     for options, message in (
         ({"model": "cvae.pth", "out": "a.onnx"}, "there is no ONNX of it"),
         ({"model": "cvae.pth", "out": "b.pth", "published": True}, "only ESRGAN has public"),
-        ({"model": "a.pth", "out": "a.onnx", "published": True}, "leave --published out"),
+        ({"model": "a.pth", "out": "a.onnx", "published": True}, "--published is for .pth"),
+        ({"model": "a.pth", "out": "a.onnx", "float16": True}, "--float16 is for .pth"),
         ({"model": "a.pth", "out": "a.bin"}, "ends in .pth, .safetensors, .onnx"),
         ({"model": "none.pth", "out": "b.pth"}, "there is no such file"),
         ({"model": "trained.pth", "out": "b.pth", "published": True}, "--no-rrdb-conv-last"),

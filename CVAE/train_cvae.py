@@ -47,13 +47,20 @@ from common.processes import on_main
 from common.run.flags import command_line
 from common.run.recipes import update_ema
 from common.run.training import Training
-from common.vae import PANELS, SHOWN, kl_divergence, kl_terms, latent_diagnostics, warmed_up
+from common.vae import PANELS, SHOWN, kl_divergence, kl_terms, latent_diagnostics
 from CVAE.dataset import crops_and_validation
 from CVAE.model import CVAE, Recognition
 
 FOLDER = Path(__file__).resolve().parent
 FIXED = ("n_features", "n_latent", "projections", "recognition")
 FIXED += ("batch_size", "steps_per_epoch", "seed")
+
+
+def warmed_up(progress: float, start: float, end: float) -> float:
+    """Return 0 up to `start`, 1 from `end` on, linear between; all are shares of the run."""
+    if progress >= end:
+        return 1.0
+    return max(0.0, (progress - start) / (end - start)) if end > start else 0.0
 
 
 def train_cvae(
@@ -143,7 +150,8 @@ def train_cvae(
     training.register(model=model, average=average, optimizer=optimizer)
     if posterior:
         training.register(posterior=posterior)
-    with training.begin(crops, validation, steps_per_epoch, n_epochs, PANELS):
+    panels = PANELS | {"weight of the KL term": ("kl_weight",)}
+    with training.begin(crops, validation, steps_per_epoch, n_epochs, panels):
         for epoch in training.epochs(patience=patience):
             for step, (lr, hr) in epoch:
                 progress = step / (n_epochs * steps_per_epoch)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from common.measure.efficientnet import EfficientNetFeatures
 from common.processes import batch_mean
-from ESRGAN.efficientnet import EfficientNetFeatures
 from ESRGAN.vgg import FIVE, LAST, VGG19Features
 
 PerceptualNetwork = Literal["vgg19", "vgg19_five", "efficientnet_lite0"]

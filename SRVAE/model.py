@@ -11,9 +11,9 @@ from torch.nn import functional
 from common.data.resize import project, project_and_clamp, resize
 from common.vae import Gaussian, draw, gaussian, recognition_input, sampling_noise
 
-STRIDE = 4  # LR pixels, each way, for each place of z
 MARGIN = 24  # LR pixels that a part of a photo sees beyond its own when it is enlarged by itself
-GRID = STRIDE  # LR pixels: parts begin where places of z do
+GRID = 1  # LR pixels: parts begin where places of z do
+_PATTERN = 16  # numbers of z for each LR pixel, one for each of its HR pixels
 # Of the detail that is added to bicubic. Adam moves all weights of the last convolution (576 an
 # output) by the learning rate at once: unscaled, the first steps throw the image far off.
 _DETAIL_OUT = 0.1
@@ -34,70 +34,64 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(self.lrelu(self.conv1(x)))
 
 
-class ModulatedBlock(nn.Module):
-    """A residual block whose input is scaled and shifted by LR's features, at each place.
-
-    Spatial feature transform (Wang et al. 2018, arXiv 1804.02815): where LR is flat, it can switch
-    off what z says.
-    """
-
-    def __init__(self, n_features: int):
-        super().__init__()
-        self.scale = nn.Conv2d(n_features, n_features, 1)
-        self.shift = nn.Conv2d(n_features, n_features, 1)
-        self.block = ResidualBlock(n_features)
-
-    def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        return self.block(x * (1 + self.scale(features)) + self.shift(features))
-
-
 class SRVAE(nn.Module):
     """LR of any size to HR, as many different ones as one likes.
 
-    z has `n_latent` numbers for each 4x4 LR pixels. `forward` and `sample` project the decoder's
-    image onto LR (`common.data.resize.project`), so that every result, scaled down, gives LR again.
+    z has, for each LR pixel, `n_latent` numbers that choose the kind of detail, and 16 for its
+    pattern, one for each HR pixel. What is made of the pattern is scaled at each place by LR's
+    features and the kind (a spatial feature transform, Wang et al. 2018, arXiv 1804.02815): where
+    LR is flat, z is switched off. `forward` and `sample` project the decoder's image onto LR
+    (`common.data.resize.project`), so that every result, scaled down, gives LR again.
 
     Args:
-        n_features: channels.
-        n_latent: numbers of z at each of its places. With 8 of them q tells more, and the samples
-            are noisier: the numbers are drawn independently, and HR's detail is not.
-        n_blocks: residual blocks of the encoder, and modulated ones of the decoder.
+        n_features: channels at LR's size.
+        n_latent: numbers of z for each LR pixel besides the pattern's 16.
+        n_blocks: residual blocks.
+        n_detail: channels at HR's size.
         projections: how often `forward` projects; 0 for LR that was not made by bicubic: never.
     """
 
     def __init__(
-        self, n_features: int = 64, n_latent: int = 2, n_blocks: int = 4, projections: int = 2
+        self,
+        n_features: int = 64,
+        n_latent: int = 2,
+        n_blocks: int = 8,
+        n_detail: int = 32,
+        projections: int = 2,
     ):
         super().__init__()
-        n = n_features
+        n, m = n_features, n_detail
         self.n_features, self.n_latent, self.projections = n, n_latent, projections
         self.conv_first = nn.Conv2d(3, n, 3, 1, 1)
         self.encoder = nn.Sequential(*(ResidualBlock(n) for _ in range(n_blocks)))
-        self.prior = nn.Sequential(nn.Conv2d(n, n, STRIDE, STRIDE), nn.LeakyReLU(0.2))
-        self.to_mu = nn.Conv2d(n, n_latent, 3, 1, 1)
-        self.to_logvar = nn.Conv2d(n, n_latent, 3, 1, 1)
-        self.decoder_input = nn.Sequential(
-            nn.Conv2d(n_latent, n, 3, 1, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(n, n * STRIDE**2, 1),
-            nn.PixelShuffle(STRIDE),
-        )
-        self.decoder = nn.ModuleList(ModulatedBlock(n) for _ in range(n_blocks))
         self.lrelu = nn.LeakyReLU(0.2)
         self.conv_last = nn.Conv2d(n, 3 * 16, 3, 1, 1)
         self.shuffle = nn.PixelShuffle(4)
+        self.to_mu = nn.Conv2d(n, n_latent + _PATTERN, 3, 1, 1)
+        self.to_logvar = nn.Conv2d(n, n_latent + _PATTERN, 3, 1, 1)
+        # decoder
+        self.kind = nn.Sequential(nn.Conv2d(n_latent, n, 5, 1, 2), ResidualBlock(n))
+        self.to_scales = nn.Conv2d(n, 3 * m, 1)
+        self.to_shift = nn.Conv2d(n, m, 1)
+        self.pattern = nn.Conv2d(1, m, 5, 1, 2)
+        self.detail1 = nn.Conv2d(m, m, 3, 1, 1)
+        self.detail2 = nn.Conv2d(m, m, 3, 1, 1)
+        self.detail_last = nn.Conv2d(m, 3, 3, 1, 1)
+        for layer in (self.to_mu, self.to_logvar):  # p(z|LR) starts as N(0, 1)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         if not projections:  # to be seen in the state_dict
             self.register_buffer("unprojected", torch.tensor(True))
 
     def encode(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Features]:
-        """Return mu and logvar of p(z|LR), (N, 2, H/4, W/4) each, and what `decode` needs of LR.
+        """Return mu and logvar of p(z|LR), (N, 18, H, W) each, and what `decode` needs of LR.
 
         Args:
-            lr: (N, 3, H, W) in [0, 1]; where 4 does not divide H or W, z's last places are padded.
+            lr: (N, 3, H, W) in [0, 1].
         """
-        features = self.encoder(self.conv_first(pad_to_stride(lr)))  # (N, 64, H, W)
-        x = self.prior(features)  # (N, 64, H/4, W/4)
-        return *gaussian(self.to_mu(x), self.to_logvar(x)), (features, resize(lr, 4))
+        x = self.lrelu(self.encoder(self.conv_first(lr)))  # (N, 64, H, W)
+        likely = resize(lr, 4) + _DETAIL_OUT * self.shuffle(self.conv_last(x))  # (N, 3, 4H, 4W)
+        return *gaussian(self.to_mu(x), self.to_logvar(x)), (x, likely)
 
     def reparameterize(self, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
         """Return z ~ N(mu, sigma^2), with gradients to mu and logvar."""
@@ -106,16 +100,23 @@ class SRVAE(nn.Module):
     def decode(self, z: torch.Tensor, features: Features) -> torch.Tensor:
         """Return an image (N, 3, 4H, 4W), neither projected onto LR nor clamped yet.
 
+        All that depends on z is enlarged smoothly or made at HR's size, so that it has no grid of
+        LR's pixels.
+
         Args:
-            z: (N, 2, H/4, W/4).
+            z: (N, 18, H, W).
             features: `encode`'s.
         """
-        of_lr, bicubic = features
-        x = self.decoder_input(z)  # (N, 64, H, W)
-        for block in self.decoder:
-            x = block(x, of_lr)
-        detail = _DETAIL_OUT * self.shuffle(self.conv_last(self.lrelu(x)))  # (N, 3, 4H, 4W)
-        return bicubic + detail[..., : bicubic.shape[2], : bicubic.shape[3]]
+        of_lr, likely = features
+        x = of_lr + self.kind(z[:, : self.n_latent])  # (N, 64, H, W)
+        modulation = torch.cat((functional.softplus(self.to_scales(x)), self.to_shift(x)), 1)
+        modulation = functional.interpolate(modulation, scale_factor=4, mode="bilinear")
+        scale, scale1, scale2, shift = modulation.chunk(4, 1)  # (N, 32, 4H, 4W)
+        pattern = self.shuffle(z[:, self.n_latent :])  # (N, 1, 4H, 4W)
+        y = self.lrelu(self.pattern(pattern) * scale + shift)
+        y = y + self.lrelu(self.detail1(y)) * scale1
+        y = y + self.lrelu(self.detail2(y)) * scale2
+        return likely + _DETAIL_OUT * self.detail_last(y)
 
     def forward(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return SR (N, 3, 4H, 4W), of a z drawn from p(z|LR), and mu and logvar.
@@ -154,20 +155,16 @@ class SRVAE(nn.Module):
     def noise(
         self, shape: tuple[int, ...], n: int, temperature: float, seed: int | None
     ) -> torch.Tensor:
-        """Return the noise (n, N, 2, H/4, W/4) of `n` versions of LR photos of (N, 3, H, W)."""
-        places = (-(-size // STRIDE) for size in shape[2:])
-        shape = shape[0], self.n_latent, *places
+        """Return the noise (n, N, 18, H, W) of `n` versions of LR photos of (N, 3, H, W)."""
+        shape = shape[0], self.to_mu.out_channels, *shape[2:]
         return sampling_noise(n, shape, temperature, seed, self.to_mu.weight.device)
 
     def noise_of_part(
         self, noise: torch.Tensor, place: tuple[int, int], size: tuple[int, int]
     ) -> torch.Tensor:
         """Return the noise of a part of a photo that lies at `place` (top, left), in LR pixels."""
-        rows, columns = (
-            slice(start // STRIDE, -(-(start + length) // STRIDE))
-            for start, length in zip(place, size, strict=True)
-        )
-        return noise[..., rows, columns]
+        (top, left), (height, width) = place, size
+        return noise[..., top : top + height, left : left + width]
 
     def finish(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Return decoded images as they are used: projected onto LR and in [0, 1], both exactly."""
@@ -189,26 +186,18 @@ class Recognition(nn.Module):
             nn.Conv2d(51, n, 3, 1, 1),
             *(ResidualBlock(n) for _ in range(n_blocks)),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(n, 2 * n, STRIDE, STRIDE),
-            nn.LeakyReLU(0.2),
         )
-        self.to_mu = nn.Conv2d(2 * n, n_latent, 3, 1, 1)
-        self.to_logvar = nn.Conv2d(2 * n, n_latent, 3, 1, 1)
+        self.to_mu = nn.Conv2d(n, n_latent + _PATTERN, 3, 1, 1)
+        self.to_logvar = nn.Conv2d(n, n_latent + _PATTERN, 3, 1, 1)
 
     def forward(self, hr: torch.Tensor, lr: torch.Tensor) -> Gaussian:
-        """Return mu and logvar, (N, 2, H/4, W/4) each.
+        """Return mu and logvar, (N, 18, H, W) each.
 
         Args:
             hr, lr: (N, 3, 4H, 4W) and (N, 3, H, W) in [0, 1].
         """
-        x = self.convs(pad_to_stride(recognition_input(hr, lr)))  # (N, 128, H/4, W/4)
+        x = self.convs(recognition_input(hr, lr))  # (N, 64, H, W)
         return gaussian(self.to_mu(x), self.to_logvar(x))
-
-
-def pad_to_stride(x: torch.Tensor) -> torch.Tensor:
-    """Repeat the last row and column until 4, the stride of z, divides height and width."""
-    h, w = x.shape[2:]
-    return functional.pad(x, (0, -w % STRIDE, 0, -h % STRIDE), mode="replicate")
 
 
 def from_weights(weights: dict[str, torch.Tensor]) -> SRVAE | None:
@@ -217,10 +206,12 @@ def from_weights(weights: dict[str, torch.Tensor]) -> SRVAE | None:
     Raises:
         KeyError, RuntimeError: names or shapes do not fit.
     """
-    if "decoder.0.scale.weight" not in weights:
+    if "to_mu.weight" not in weights or "conv_first.weight" not in weights:
         return None
-    sizes = len(weights["conv_first.weight"]), len(weights["to_mu.weight"])
-    n_blocks = sum(name.endswith(".scale.weight") for name in weights)
-    network = SRVAE(*sizes, n_blocks, 0 if "unprojected" in weights else 2)
+    n_latent, n_features = weights["to_mu.weight"].shape[:2]
+    n_blocks = sum(name.startswith("encoder.") for name in weights) // 4
+    n_detail = len(weights["pattern.weight"])
+    projections = 0 if "unprojected" in weights else 2
+    network = SRVAE(n_features, n_latent - _PATTERN, n_blocks, n_detail, projections)
     network.load_state_dict(weights)
     return network

@@ -13,22 +13,27 @@ Minutes on two cores, on built-in photos:
         --n-epochs 4 --steps-per-epoch 100 --out-dir runs/srvae
 
 Differences from the paper, and from the CVAE here:
-- z has a place: n_latent numbers for each 4x4 LR pixels. LR reaches the decoder only by scaling and
-  shifting z's features; there are no skips of a U-Net, no linear layers and no batch norm.
+- z has a place: for each LR pixel n_latent numbers for the kind of detail, and one for each of its
+  16 HR pixels for the pattern. LR's features scale and shift what the decoder makes of them; there
+  are no skips of a U-Net, no linear layers and no batch norm.
 - The decoder's image is bicubic plus detail, projected onto LR (projections). For LR photos that
   were not made by bicubic, add --projections 0.
 - The likelihood is a Laplace distribution whose scale is the batch's mean absolute error, its
   maximum likelihood (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated
-  Decoders", arXiv 2006.13202, there for Gaussians). So the KL term's weight is 1, once warm_up is
-  over, and no guess.
-- The KL term's two halves are weighed apart (KL balancing): q's by 1, the prior's by prior_weight
-  from the beginning. Free bits (free_nats), for q only.
+  Decoders", arXiv 2006.13202, there for Gaussians). So the KL term's weight is 1, and no guess.
+- The KL term's two halves are weighed apart (KL balancing): q's by 1, the prior's by prior_weight.
+  Free bits (free_nats), for q only.
+- What is drawn from the prior is trained as well, since q's z looks otherwise than the prior's: by
+  the energy score of two samples, as images and as features of an ImageNet network, and the mean
+  prediction by L1.
 - The saved networks are exponential moving averages of the trained ones.
 """
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -38,16 +43,17 @@ import torch
 from torch.nn import functional
 
 from common.data.resize import project
+from common.measure.efficientnet import EfficientNetFeatures
 from common.processes import batch_mean, on_main
 from common.run.flags import command_line
 from common.run.recipes import update_ema
 from common.run.training import Training
-from common.vae import PANELS, SHOWN, kl_terms, latent_diagnostics, warmed_up
+from common.vae import PANELS, SHOWN, kl_terms, latent_diagnostics
 from SRVAE.dataset import crops_and_validation
 from SRVAE.model import SRVAE, Recognition
 
 FOLDER = Path(__file__).resolve().parent
-FIXED = ("n_features", "n_latent", "n_blocks", "projections")
+FIXED = ("n_features", "n_latent", "n_blocks", "n_detail", "projections")
 FIXED += ("patch_size", "batch_size", "steps_per_epoch", "seed")
 
 
@@ -60,19 +66,29 @@ def laplace_nll(mean_error: torch.Tensor) -> torch.Tensor:
     return (2 * mean_error).log() + 1
 
 
-def energy_score(first: torch.Tensor, second: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """Return the energy score of two samples (N, 3, H, W), lowest if they are drawn as HR is.
+def energy_score(apart: Callable, first: Any, second: Any, hr: Any) -> torch.Tensor:
+    """Return the energy score of two samples, lowest if they are drawn as HR is.
 
-    E|x - y| - E|x - x'| / 2 of samples x, x' and HR y (Gneiting and Raftery 2007, eq. 22), |.| the
-    root mean square over windows of 4 and of 16 pixels; the mean of both sizes.
+    E|x - y| - E|x - x'| / 2 of samples x, x' and HR y (Gneiting and Raftery 2007, eq. 22), with a
+    distance |.| of images or of their features.
     """
-
-    def apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        square = (a - b).square().mean(1, keepdim=True)
-        means = [functional.avg_pool2d(square, size) for size in (4, 16)]
-        return sum((mean + 1e-6).sqrt().mean() for mean in means) / len(means)
-
     return (apart(first, hr) + apart(second, hr) - apart(first, second)) / 2
+
+
+def images_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square difference of images (N, 3, H, W), the mean over windows.
+
+    Of 4 and of 16 pixels each way; the mean of both sizes.
+    """
+    square = (a - b).square().mean(1, keepdim=True)
+    means = [functional.avg_pool2d(square, size) for size in (4, 16)]
+    return sum((mean + 1e-6).sqrt().mean() for mean in means) / len(means)
+
+
+def features_apart(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+    """Return the distance of `EfficientNetFeatures`, the mean over places and depths."""
+    squares = [(x - y).square().sum(1) for x, y in zip(a, b, strict=True)]
+    return sum((square + 1e-4).sqrt().mean() for square in squares) / len(squares)
 
 
 def train_srvae(
@@ -85,20 +101,21 @@ def train_srvae(
     n_valid: int = 10,  # held-out photos used, at most
     valid_crop: int = 1024,  # HR pixels; of larger held-out photos the centre is used
     valid_patches: int = 32,  # patches of the held-out photos, on which z is judged
-    patch_size: int = 128,  # HR pixels, a multiple of 16
+    patch_size: int = 128,  # HR pixels, a multiple of 4
     batch_size: int = 16,  # crops a step
     workers: int = 2,  # processes that cut crops ahead; 0: none
     # model
     n_features: int = 64,  # channels
-    n_latent: int = 2,  # numbers of z for each 4x4 LR pixels
-    n_blocks: int = 4,  # residual blocks of the encoder, and modulated ones of the decoder
+    n_latent: int = 2,  # numbers of z for each LR pixel, besides one for each of its HR pixels
+    n_blocks: int = 8,  # residual blocks
+    n_detail: int = 32,  # channels at HR's size
     projections: int = 2,  # of the image onto LR while training; 0 where that is no bicubic one
     # loss
     prior_weight: float = 4.0,  # of the prior's half of the KL term; q's has 1
-    free_nats: float = 0.02,  # KL of each latent number that q is not charged for, 0.02 to 0.05
-    warm_up: tuple[float, float] = (0.3, 0.6),  # shares of the run: q's weight from 0 to 1
-    sample_weight: float = 0.0,  # energy score of two samples; 1: much more varied, and grainy
-    mean_weight: float = 0.3,  # L1 of the mean prediction, where sample_weight is above 0
+    free_nats: float = 0.005,  # KL of each latent number that q is not charged for
+    sample_weight: float = 1.0,  # energy score of two samples
+    feature_weight: float = 0.15,  # energy score of their features; 0: none
+    mean_weight: float = 0.5,  # L1 of the mean prediction
     # optimisation
     n_epochs: int = 200,
     steps_per_epoch: int = 500,  # an epoch ends in validation and a checkpoint
@@ -124,12 +141,14 @@ def train_srvae(
     prediction by PSNR-Y), state.pth (to resume), config.json, log.csv, curves.png and samples/.
     """
     training = Training(locals(), fixed=FIXED)
-    if patch_size % 16 or min(patch_size, n_latent, n_blocks) < 1 or valid_patches < 2:
+    is_odd = patch_size % 4 or patch_size < 16
+    if is_odd or min(n_latent, n_blocks, n_detail) < 1 or valid_patches < 2:
         raise ValueError(
-            f"patch_size {patch_size}, n_latent {n_latent}, n_blocks {n_blocks}, valid_patches "
-            f"{valid_patches}: expected patch_size a multiple of 16, as z has a place for each 4x4 "
-            "LR pixels, valid_patches 2 or more, the others 1 or more"
+            f"patch_size {patch_size}, n_latent {n_latent}, n_blocks {n_blocks}, n_detail "
+            f"{n_detail}, valid_patches {valid_patches}: expected patch_size a multiple of 4, "
+            "16 or more, valid_patches 2 or more, the others 1 or more"
         )
+    features_of = training.prepare(EfficientNetFeatures()) if feature_weight else None
 
     # data
     crops, validation, patches = crops_and_validation(
@@ -144,7 +163,7 @@ def train_srvae(
 
     # networks
     torch.manual_seed(seed)
-    model = training.prepare(SRVAE(n_features, n_latent, n_blocks, projections))
+    model = training.prepare(SRVAE(n_features, n_latent, n_blocks, n_detail, projections))
     posterior = training.prepare(Recognition(n_features, n_latent))
     trained = torch.nn.ModuleList((model, posterior))
     average = copy.deepcopy(trained).requires_grad_(False).eval()
@@ -162,32 +181,33 @@ def train_srvae(
                 progress = step / (n_epochs * steps_per_epoch)
                 rate = learning_rate * min(1, (1 - progress) / max(1 - decay_from, 1e-9))
                 optimizer.param_groups[0]["lr"] = rate
-                kl_weight = warmed_up(progress, *warm_up)
 
                 with training.autocast():
                     mu, logvar, features = encode(lr)
                     q = posterior(hr, lr)
-                    zs = [model.reparameterize(*q)]
-                    if sample_weight:
-                        zs += [model.reparameterize(mu, logvar) for _ in range(2)] + [mu.detach()]
+                    zs = [model.reparameterize(*q), mu.detach()]
+                    zs += [model.reparameterize(mu, logvar) for _ in range(2)]
                     images = [decode(z, features) for z in zs]
-                sr, *others = (project(x.float(), lr, projections) for x in images)
+                sr, mean, *samples = (project(x.float(), lr, projections) for x in images)
 
                 losses = {"reconstruction": functional.l1_loss(sr, hr)}
                 losses["kl_q"], losses["kl"] = kl_terms(q, (mu, logvar), free_nats)
-                kl = kl_weight * losses["kl_q"] + prior_weight * losses["kl"]
+                losses["mean"] = functional.l1_loss(mean, hr)
+                losses["samples"] = energy_score(images_apart, *samples, hr)
                 scale = batch_mean(losses["reconstruction"])
-                loss = laplace_nll(scale) + kl / hr[0].numel()
-                if sample_weight:
-                    losses["samples"] = energy_score(*others[:2], hr)
-                    losses["mean"] = functional.l1_loss(others[2], hr)
-                    more = sample_weight * losses["samples"] + mean_weight * losses["mean"]
-                    loss = loss + more / scale.detach()
+                kl = losses["kl_q"] + prior_weight * losses["kl"]
+                more = mean_weight * losses["mean"] + sample_weight * losses["samples"]
+                if features_of:
+                    with training.autocast():
+                        three = [features_of(image) for image in (*samples, hr)]
+                    losses["features"] = energy_score(features_apart, *three)
+                    more = more + feature_weight * losses["features"]
+                loss = laplace_nll(scale) + kl / hr[0].numel() + more / scale.detach()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 update_ema(average, trained, ema_decay, step)
-                epoch.log(losses, learning_rate=rate, kl_weight=kl_weight)
+                epoch.log(losses, learning_rate=rate)
 
             epoch.validate(
                 lambda lr: average_model.sample(lr, temperature=0)[0],

@@ -17,7 +17,6 @@ Gaussian = tuple[torch.Tensor, torch.Tensor]  # mean and log variance, of one sh
 PANELS = {  # of the curves, for `common.run.log.plot_curves`
     "held-out patches, PSNR-Y (dB), by z": ("psnr_q", "psnr_other", "psnr_mean", "psnr_sample"),
     "KL(q || p), nats a patch": ("kl",),
-    "weight of the KL term": ("kl_weight",),
     "active units": ("active_units",),
     "sigma_p / sigma_q": ("sigma_ratio",),
     "standard deviation of samples (1/255)": ("std_high", "std_low"),
@@ -84,13 +83,6 @@ def sampling_noise(
         raise ValueError(f"n is {n} and temperature {temperature}: expected {expected}")
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return temperature * torch.randn(n, *shape, generator=generator).to(device)
-
-
-def warmed_up(progress: float, start: float, end: float) -> float:
-    """Return 0 up to `start`, 1 from `end` on, linear between; all are shares of the run."""
-    if progress >= end:
-        return 1.0
-    return max(0.0, (progress - start) / (end - start)) if end > start else 0.0
 
 
 @torch.inference_mode()

@@ -19,10 +19,11 @@ from common import checkpoint, files
 from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
 from common.download import hub_path
+from common.measure import efficientnet
+from common.measure.efficientnet import EfficientNetFeatures
 from common.run.recipes import update_ema
 from common.run.stop import StopSignal
-from ESRGAN import efficientnet, vgg
-from ESRGAN.efficientnet import EfficientNetFeatures
+from ESRGAN import vgg
 from ESRGAN.losses import perceptual_features
 from ESRGAN.vgg import VGG19Features
 from scripts.inference import lpips

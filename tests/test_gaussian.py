@@ -5,7 +5,8 @@ import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from common.vae import draw, kl_divergence, kl_terms, sampling_noise, warmed_up
+from common.vae import draw, kl_divergence, kl_terms, sampling_noise
+from CVAE.train_cvae import warmed_up
 
 CPU = torch.device("cpu")
 

@@ -35,7 +35,7 @@ SCRIPTS = {
     "cyclegan_v3": (v3, _CYCLEGAN | {"noise_channel": False, "pool_size": 0, "relativistic": True}),
     "edsr": (edsr, {"n_blocks": 1, "n_features": 8, "patch_size": 32}),
     "swinir": (swinir, {"depths": (2,), "dim": 12, "n_heads": 2, "patch_size": 32}),
-    "srvae": (srvae, {"n_features": 6, "n_latent": 2, "valid_patches": 2, "patch_size": 64}),
+    "srvae": (srvae, {"n_features": 6, "n_blocks": 2, "valid_patches": 2, "patch_size": 64}),
     "cvae": (cvae, {"n_features": 4, "n_latent": 16, "valid_patches": 2}),
 }  # fmt: skip
 

@@ -129,7 +129,7 @@ SAYS = {  # what each script's --help says, besides much else
     "CVAE/train_cvae.py": "free-nats FLOAT KL of each latent number",
     "EDSR/train_edsr.py": "n-blocks INT residual blocks (paper",
     "SwinIR/train_swinir.py": "depths [INT",
-    "SRVAE/train_srvae.py": "n-latent INT numbers of z for each 4x4 LR pixels",
+    "SRVAE/train_srvae.py": "n-latent INT numbers of z for each LR pixel",
     "CycleGAN/CycleGAN_w_v1/CycleGAN.py": "lambda-cycle FLOAT L1 of both cycles (paper)",
     "CycleGAN/CycleGAN_w_v2/CycleGAN2.py": "ema-decay FLOAT a step, of the averaged G",
     "CycleGAN/CycleGAN_w_v3/CycleGAN5_2.py": "low-factor INT",

@@ -15,9 +15,9 @@ from SRVAE.model import SRVAE, Recognition
 def small() -> SRVAE:
     """A network whose z does something from the beginning."""
     torch.manual_seed(0)
-    network = SRVAE(12, 3, 2)
+    network = SRVAE(12, 3, 2, 8)
     with torch.no_grad():
-        network.conv_last.weight.mul_(10)
+        network.detail_last.weight.mul_(10)
     return network.eval()
 
 
@@ -28,33 +28,35 @@ def test_network_is_smaller_and_simpler_than_the_cvae():
     assert sizes[0] < 0.1 * sizes[1]
 
 
-def test_z_has_a_place_for_each_4x4_lr_pixels(small):
+def test_z_has_a_place_for_each_lr_pixel_and_for_each_hr_pixel(small):
     lr = torch.rand(2, 3, 24, 36)
     mu, logvar, features = small.encode(lr)
-    assert mu.shape == logvar.shape == (2, 3, 6, 9)
+    assert mu.shape == logvar.shape == (2, 3 + 16, 24, 36)
     z = small.reparameterize(mu, logvar)
-    assert small.decode(z, features).shape == (2, 3, 96, 144)
-    changed = z.clone()
-    changed[..., 2, 4] += 1
-    moved = (small.decode(changed, features) - small.decode(z, features)).abs().sum((0, 1))
-    rows, columns = moved.nonzero().T
-    reach = 16 * 2 + 4 * (2 * 2 + 1)  # two places around, and 3x3 convolutions: 2 a block, 1 last
-    assert 32 - reach <= rows.min() and rows.max() < 48 + reach
-    assert 64 - reach <= columns.min() and columns.max() < 80 + reach
+    before = small.decode(z, features)
+    assert before.shape == (2, 3, 96, 144)
+    # The pattern at HR's pixel (42, 67) reaches through a 5x5 and three 3x3 convolutions; the kind
+    # at LR's (10, 16) through a 5x5 and two 3x3, the enlargement and three 3x3 convolutions.
+    for number, centre, reach in ((3 + 2 * 4 + 3, (42, 67), 5), (1, (41.5, 65.5), 4 * 5 + 1.5 + 3)):
+        changed = z.clone()
+        changed[:, number, 10, 16] += 1
+        moved = (small.decode(changed, features) - before).abs().sum((0, 1))
+        for places, middle in zip(moved.nonzero().T, centre, strict=True):
+            assert middle - reach <= places.min() < middle < places.max() <= middle + reach
 
 
-def test_decoder_is_modulated_by_lr(small):
+def test_detail_is_modulated_by_lr(small):
     lr, other = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
-    mu, _, (of_lr, bicubic) = small.encode(lr)
+    mu, _, (of_lr, likely) = small.encode(lr)
     of_other = small.encode(other)[2][0]
-    a, b = (small.decode(mu, (features, bicubic)) for features in (of_lr, of_other))
+    a, b = (small.decode(mu, (features, likely)) for features in (of_lr, of_other))
     assert (a - b).abs().mean() > 1e-4
-    # Where the scale is -1 and the shift 0, nothing of z gets through.
+    # Where the scale is 0, nothing of the pattern gets through.
     with torch.no_grad():
-        for part, value in ((small.decoder[0].scale, -1.0), (small.decoder[0].shift, 0.0)):
-            part.weight.zero_()
-            part.bias.fill_(value)
-    a, b = (small.decode(z, (of_lr, bicubic)) for z in (mu, mu + 1))
+        small.to_scales.weight.zero_()
+        small.to_scales.bias.fill_(-200)  # softplus makes it 0
+    pattern = torch.cat((torch.zeros(3), torch.ones(16)))[:, None, None]
+    a, b = (small.decode(z, (of_lr, likely)) for z in (mu, mu + pattern))
     assert torch.equal(a, b)
 
 

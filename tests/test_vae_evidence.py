@@ -11,8 +11,8 @@ from common import checkpoint
 from common.data.pairs import list_pairs
 from common.data.photos import read_image, to_tensor
 from common.data.resize import resize
+from common.measure.efficientnet import EfficientNetFeatures
 from common.vae import deviations
-from ESRGAN.efficientnet import EfficientNetFeatures
 from ESRGAN.model import GeneratorRRDB
 from scripts import samples
 from scripts.evidence import vae as vae_evidence
@@ -65,6 +65,14 @@ def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, caps
     monkeypatch.setattr(vae_evidence, "latent_diagnostics", lambda *networks_and_patches: {})
     vae_evidence.vae_evidence(**settings)  # nothing is trained twice
     assert (tmp_path / "SRVAE_0" / "srvae.pth").stat().st_mtime_ns == weights
+    settings |= {"runs": (tmp_path / "SRVAE_0",), "out": tmp_path / "measured"}
+    vae_evidence.vae_evidence(**settings)  # of that run alone, the same
+    with (tmp_path / "measured" / "evidence.csv").open(newline="") as file:
+        again = {row["set"]: row for row in csv.DictReader(file) if row["network"] == "SRVAE_0"}
+    assert again.keys() == {"training", "held out", name}
+    assert again[name] == {k: rows[-1][k] for k in again[name]} | {"network": "SRVAE_0"}
+    with pytest.raises(ValueError, match=r"expected the folder of a run"):
+        vae_evidence.vae_evidence(**settings | {"runs": (tmp_path,)})
 
 
 def test_noise_has_the_samples_strength_outside_of_lrs_reach(small_cvae, large_dataset):

@@ -78,7 +78,8 @@ METHODS = {
     "srvae": Method(
         "SRVAE",
         train_srvae,
-        seconds=_TINY_VAE | {"n_features": 6, "n_latent": 2},
+        seconds=_TINY_VAE
+        | {"n_features": 6, "n_latent": 2, "n_blocks": 2, "n_detail": 8, "feature_weight": 0.0},
         network="srvae.pth",
     ),
 }

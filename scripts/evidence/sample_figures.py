@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional
 
 from common.data.resize import detail
+from common.measure.efficientnet import EfficientNetFeatures
 from common.vae import deviations
 from CVAE.model import CVAE, PATCH
 from CVAE.tiles import tile_starts
-from ESRGAN.efficientnet import EfficientNetFeatures
 from SRVAE.model import SRVAE
 
 _SHIFT = 6  # LR pixels between the tile grids that are compared

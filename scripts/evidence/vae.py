@@ -1,10 +1,12 @@
 """Train CVAE and SRVAE, and a plain CVAE without recognition; measure whether samples differ.
 
     python scripts/evidence/vae.py --photos PHOTOS --test SET5/HR SET14/HR
+    python scripts/evidence/vae.py ... --runs SRVAE/runs/default CVAE/runs/default
 
 PHOTOS and the test folders hold HR photos; without: DIV2K's training and validation photos. Some of
 the training photos are held out. Each network is trained once for each seed, for the same number of
-steps. A run that was interrupted is resumed, a complete one is only measured again.
+steps. A run that was interrupted is resumed, a complete one is only measured again. With `--runs`
+nothing is trained: the networks in these folders are measured.
 
 Written to OUT: evidence.md (tables), evidence.csv (each network and folder), evidence.png
 (samples), and the folder of each run.
@@ -28,6 +30,7 @@ from common.data.pairs import Pairs, training_and_validation_pairs
 from common.data.photos import read_image, to_tensor
 from common.data.resize import imresize, project_and_clamp
 from common.device import choose_bfloat16, choose_device, describe
+from common.measure.efficientnet import EfficientNetFeatures
 from common.measure.metrics import lr_psnr, psnr_ssim_y, psnr_y
 from common.measure.validation import Validation, grid
 from common.progress import progress_bar
@@ -36,7 +39,6 @@ from common.vae import deviations, latent_diagnostics
 from CVAE.model import CVAE, PATCH
 from CVAE.model import Recognition as RecognitionOfCVAE
 from CVAE.train_cvae import train_cvae
-from ESRGAN.efficientnet import EfficientNetFeatures
 from scripts.evidence.runs import (
     Run,
     choose_photos,
@@ -103,6 +105,7 @@ def vae_evidence(
     *,
     photos: Path | None = None,  # folder of HR photos to train on; None: DIV2K's
     test: tuple[Path, ...] = (),  # folders of HR photos to measure on; none: DIV2K's validation
+    runs: tuple[Path, ...] = (),  # folders of runs to measure; none: networks are trained
     seeds: tuple[int, ...] = (0, 1, 2),
     n_features: int = 64,  # channels of both networks (full size: 64)
     batch_size: int = 16,  # patches of 128x128 a step
@@ -134,16 +137,24 @@ def vae_evidence(
     settings = {"n_features": n_features, "batch_size": batch_size, "n_epochs": n_epochs}
     settings |= {"steps_per_epoch": steps_per_epoch, "n_valid": n_valid, "bfloat16": bfloat16}
     given = {"photos": str(photos), "test": [*map(str, tests.values())]}
+    given |= {"runs": [*map(str, runs)]} if runs else {}
+    found = [Run(folder.name, None, 0, {}, folder) for folder in runs]
+    for run in found:
+        _load(run.folder, where)  # before anything takes long
     refuse_other_settings(out, settings | given)
     lr_folder, hr_folder, pairs = prepare(photos, tests, out / "data", "bicubic")
-    settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder, "device": where.type}
-    settings |= {"workers": 0}
-    runs = [
-        Run(title, train, seed, settings | changes, run_folder(out, title, seed))
-        for title, (train, changes) in NETWORKS.items()
-        for seed in seeds
-    ]
-    train_all(runs, jobs, on)
+    text = f"{', '.join(given['runs'])}, {on}, torch {torch.__version__}\n\n" if runs else ""
+    if not runs:
+        settings |= {"lr_folder": lr_folder, "hr_folder": hr_folder, "device": where.type}
+        settings |= {"workers": 0}
+        found = [
+            Run(title, train, seed, settings | changes, run_folder(out, title, seed))
+            for title, (train, changes) in NETWORKS.items()
+            for seed in seeds
+        ]
+        train_all(found, jobs, on)
+        text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
+        text += f"seeds {', '.join(map(str, seeds))}, {on}, torch {torch.__version__}\n\n"
 
     train_pairs, held_out = training_and_validation_pairs(lr_folder, hr_folder, None, None, n_valid)
     sets = {"training": train_pairs[:n_patches], "held out": held_out} | pairs
@@ -155,8 +166,8 @@ def vae_evidence(
         for network, projected in (("bicubic", False), ("bicubic, projected", True))
         for name in pairs
     ]
-    with progress_bar(total=len(runs) * len(sets), desc="measuring") as bar:
-        for run in runs:
+    with progress_bar(total=len(found) * len(sets), desc="measuring") as bar:
+        for run in found:
             network, recognition = _load(run.folder, where)
             for name in sets:
                 row = {"network": run.title, "set": name, "seed": run.seed}
@@ -167,12 +178,10 @@ def vae_evidence(
                     row["seconds"] = run.seconds
                 rows.append(row)
                 bar.update()
-    text = f"{n_epochs * steps_per_epoch} steps of {batch_size}, {n_features} features, "
-    text += f"seeds {', '.join(map(str, seeds))}, {on}, torch {torch.__version__}\n\n"
     text += f"Whole photos, {n_samples} samples of each:\n\n" + table(rows, list(pairs), ON_PHOTOS)
     text += f"\n{n_patches} patches of each set:\n\n" + table(rows, list(sets), ON_PATCHES)
     text += f"\n{why}\n" if why else ""
-    write_results(out, rows, text, _picture(runs, pairs, where))
+    write_results(out, rows, text, _picture(found, pairs, where))
     return out
 
 
@@ -180,7 +189,12 @@ def _load(
     folder: Path, device: torch.device
 ) -> tuple[CVAE | SRVAE, RecognitionOfCVAE | RecognitionOfSRVAE | None]:
     """Return the network of a run and its recognition network, where there is one."""
-    (path,) = (folder / name for name in ("cvae.pth", "srvae.pth") if (folder / name).exists())
+    names = [name for name in ("cvae.pth", "srvae.pth") if (folder / name).exists()]
+    if len(names) != 1:
+        raise ValueError(
+            f"{folder}: expected the folder of a run, with cvae.pth or srvae.pth in it"
+        )
+    path = folder / names[0]
     network = load_model(path, device, precision="full").network
     if not (folder / "recognition.pth").exists():
         return network, None

@@ -41,7 +41,7 @@ GOOD_FOR = {
     "EDSR": "One faithful answer, as ESRGAN's PSNR stage.",
     "SwinIR": "One faithful answer; sees farther than the others, and takes longer.",
     "CycleGAN": "Learns from photos without pairs; keeps to its LR photo, colours may drift.",
-    "SRVAE": "A faithful answer, or samples: several that fit the photo and differ a little.",
+    "SRVAE": "A faithful answer, or samples: several that fit, and differ in texture.",
     "CVAE": "Samples: several answers to one photo, one z for all of it; slow.",
 }
 

@@ -208,6 +208,8 @@ def from_weights(weights: dict[str, torch.Tensor]) -> SRVAE | None:
     """
     if "to_mu.weight" not in weights or "conv_first.weight" not in weights:
         return None
+    if "prior.0.weight" in weights:
+        raise RuntimeError("an SRVAE as it was until 2026-11, another network: train it anew")
     n_latent, n_features = weights["to_mu.weight"].shape[:2]
     n_blocks = sum(name.startswith("encoder.") for name in weights) // 4
     n_detail = len(weights["pattern.weight"])

@@ -8,7 +8,7 @@ from common.data.photos import read_image, to_tensor
 from common.data.resize import project, resize
 from common.measure.metrics import lr_psnr
 from CVAE.model import CVAE
-from SRVAE.model import SRVAE, Recognition
+from SRVAE.model import SRVAE, Recognition, from_weights
 
 
 @pytest.fixture
@@ -121,3 +121,9 @@ def test_network_starts_near_bicubic():
 def test_network_for_lr_that_is_not_bicubic_is_told_apart_by_its_weights():
     plain, unprojected = (SRVAE(12, 3, 1, projections=n).state_dict() for n in (2, 0))
     assert unprojected.keys() - plain.keys() == {"unprojected"}
+
+
+def test_file_of_the_network_before_says_so():
+    weights = SRVAE(12, 3, 1).state_dict() | {"prior.0.weight": torch.zeros(12, 12, 4, 4)}
+    with pytest.raises(RuntimeError, match=r"until 2026-11.*train it anew"):
+        from_weights(weights)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,12 @@ def test_evidence_trains_and_measures_all_networks(large_dataset, tmp_path, caps
     assert again[name] == {k: rows[-1][k] for k in again[name]} | {"network": "SRVAE_0"}
     with pytest.raises(ValueError, match=r"expected the folder of a run"):
         vae_evidence.vae_evidence(**settings | {"runs": (tmp_path,)})
+
+
+def test_runs_of_one_name_are_kept_apart():
+    alike = Path("SRVAE", "runs", "default"), Path("CVAE", "runs", "default")
+    assert vae_evidence.titles_of(alike) == {str(folder): folder for folder in alike}
+    assert vae_evidence.titles_of(alike[:1]) == {"default": alike[0]}
 
 
 def test_noise_has_the_samples_strength_outside_of_lrs_reach(small_cvae, large_dataset):

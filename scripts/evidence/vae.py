@@ -13,7 +13,7 @@ Written to OUT: evidence.md (tables), evidence.csv (each network and folder), ev
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -138,7 +138,7 @@ def vae_evidence(
     settings |= {"steps_per_epoch": steps_per_epoch, "n_valid": n_valid, "bfloat16": bfloat16}
     given = {"photos": str(photos), "test": [*map(str, tests.values())]}
     given |= {"runs": [*map(str, runs)]} if runs else {}
-    found = [Run(folder.name, None, 0, {}, folder) for folder in runs]
+    found = [Run(title, None, 0, {}, folder) for title, folder in titles_of(runs).items()]
     for run in found:
         _load(run.folder, where)  # before anything takes long
     refuse_other_settings(out, settings | given)
@@ -183,6 +183,12 @@ def vae_evidence(
     text += f"\n{why}\n" if why else ""
     write_results(out, rows, text, _picture(found, pairs, where))
     return out
+
+
+def titles_of(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return folders by what tables call them: names, or paths where two names are alike."""
+    named = {folder.name: folder for folder in folders}
+    return named if len(named) == len(folders) else {str(folder): folder for folder in folders}
 
 
 def _load(

@@ -109,13 +109,15 @@ class SRVAE(nn.Module):
         """
         of_lr, likely = features
         x = of_lr + self.kind(z[:, : self.n_latent])  # (N, 64, H, W)
-        modulation = torch.cat((functional.softplus(self.to_scales(x)), self.to_shift(x)), 1)
-        modulation = functional.interpolate(modulation, scale_factor=4, mode="bilinear")
-        scale, scale1, scale2, shift = modulation.chunk(4, 1)  # (N, 32, 4H, 4W)
+        scales = functional.softplus(self.to_scales(x)).chunk(3, 1)
+        scale, scale1, scale2, shift = (  # (N, 32, 4H, 4W) each
+            functional.interpolate(part, scale_factor=4, mode="bilinear")
+            for part in (*scales, self.to_shift(x))
+        )
         pattern = self.shuffle(z[:, self.n_latent :])  # (N, 1, 4H, 4W)
-        y = self.lrelu(self.pattern(pattern) * scale + shift)
-        y = y + self.lrelu(self.detail1(y)) * scale1
-        y = y + self.lrelu(self.detail2(y)) * scale2
+        y = self.lrelu(torch.addcmul(shift, self.pattern(pattern), scale))
+        y = torch.addcmul(y, self.lrelu(self.detail1(y)), scale1)
+        y = torch.addcmul(y, self.lrelu(self.detail2(y)), scale2)
         return likely + _DETAIL_OUT * self.detail_last(y)
 
     def forward(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

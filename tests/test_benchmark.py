@@ -19,6 +19,7 @@ from scripts.benchmarks.measuring import Side, measure, peak_memory
 from scripts.benchmarks.memory import train_two_steps
 from scripts.benchmarks.precision import psnr_and_seconds
 from scripts.benchmarks.train import Adversaries
+from scripts.evidence.methods import METHODS
 from SRVAE.model import SRVAE
 from SwinIR.model import SwinIR
 from tests.conftest import PRELOADED
@@ -208,6 +209,21 @@ def test_benchmark_of_memory_trains_each_script(dataset, tmp_path, monkeypatch):
     assert written(tmp_path, "memory")[name]["peak_memory_mb"] == peaks[name]
     with pytest.raises(ValueError, match=r"scripts holds \['ESRGAN'\], expected some of"):
         benchmark.memory(scripts=("ESRGAN",), out=tmp_path)
+
+
+def test_benchmark_of_the_allocator_times_steps_of_a_script(dataset, tmp_path, monkeypatch):
+    pairs = list_pairs(dataset.lr, dataset.hr)
+    monkeypatch.setattr(benchmark, "large_photos", lambda folder, n_photos: pairs[:n_photos])
+    edsr = METHODS["edsr"]
+    small = partial(edsr.train, n_blocks=1, n_features=8, batch_size=2, patch_size=32)
+    monkeypatch.setitem(benchmark.METHODS, "edsr", edsr._replace(train=small))
+    ratios = benchmark.allocator(scripts=("edsr",), rounds=1, out=tmp_path)
+    sides = written(tmp_path, "allocator")
+    assert ratios["EDSR, given back"] == 1 and ratios["EDSR, kept"] > 0
+    seconds = [sides[f"EDSR, {side}"]["seconds"] for side in ("given back", "kept")]
+    assert ratios["EDSR, kept"] == pytest.approx(seconds[0] / seconds[1])
+    with pytest.raises(ValueError, match=r"'vdsr'.*expected some of cyclegan_v1"):
+        benchmark.allocator(scripts=("vdsr",))
 
 
 def test_benchmark_of_precision_trains_in_both_from_one_seed(tmp_path, monkeypatch, capsys):

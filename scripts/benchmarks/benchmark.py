@@ -11,6 +11,7 @@ scaling    a training step on one process and on several
 precision  training in bfloat16 and in full precision: PSNR, time
 rounding   how far enlarging in bfloat16 is from full precision
 memory     what each training script needs with its defaults
+allocator  what a step gains as the process keeps the memory that is freed
 tiles      how far tiled results are from the whole image's, by margin
 
 Each but `tiles` and `rounding` also writes a JSON file and a picture in `--out`. `pip install
@@ -41,8 +42,8 @@ from common.device import choose_bfloat16, choose_device
 from common.progress import progress_bar
 from common.run.flags import command_line
 from scripts.benchmarks.data import decode_each, from_store, large_photos
-from scripts.benchmarks.measuring import OUT, Side, measure, peak_memory, report
-from scripts.benchmarks.memory import SETTINGS, train_two_steps
+from scripts.benchmarks.measuring import OUT, Side, against, measure, peak_memory, report
+from scripts.benchmarks.memory import SETTINGS, seconds_by_allocator, train_two_steps
 from scripts.benchmarks.precision import compared, psnr_and_seconds
 from scripts.benchmarks.rounding import rounding_of
 from scripts.benchmarks.scaling import efficiencies, seconds_of_steps
@@ -50,6 +51,7 @@ from scripts.benchmarks.swinir import enlarge, psnr_step
 from scripts.benchmarks.train import gan_step, our_psnr_step, random_vgg, usual_psnr_step
 from scripts.benchmarks.upscale import NETWORKS, sides_of, write_network
 from scripts.evidence.builtin_photos import builtin_photos
+from scripts.evidence.methods import METHODS
 from scripts.inference.models import Backend, load_model
 
 NAMES = {torch.bfloat16: "bfloat16", torch.float32: "full precision"}
@@ -401,6 +403,37 @@ def memory(
     return {name: row["peak_memory_mb"] for name, row in rows.items()}
 
 
+def allocator(
+    *, scripts: tuple[str, ...] = tuple(METHODS), rounds: int = 10, out: Path = OUT
+) -> dict[str, float]:
+    """Compare steps with freed memory given back, as glibc does, with steps that keep it.
+
+    On the CPU, with each script's defaults (ESRGAN: the PSNR stage); returns the ratio of each.
+
+    Args:
+        scripts: which.
+        rounds: how often each side is measured.
+        out: folder of the JSON file and the picture.
+    """
+    if set(scripts) - set(METHODS) or rounds < 1:
+        raise ValueError(
+            f"scripts {scripts}, rounds {rounds}: expected some of {', '.join(METHODS)}, 1 or more"
+        )
+    rows = {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        pairs = large_photos(Path(name), 4)
+        folders = {f"{kind}_folder": pairs[0][i].parent for i, kind in enumerate(("lr", "hr"))}
+        folders |= {f"valid_{kind}": folder for kind, folder in folders.items()}
+        for script in progress_bar(scripts, desc="measuring", unit="script"):
+            method, psnr_only = METHODS[script], {"n_epochs_gan": 0} if script == "esrgan" else {}
+            given_back, kept = seconds_by_allocator(method.train, folders, rounds, **psnr_only)
+            rows[f"{method.title}, given back"] = against(given_back, given_back)
+            rows[f"{method.title}, kept"] = against(given_back, kept)
+    where = torch.device("cpu")
+    report("allocator", rows, unit="steps", out=out, device=where, notes={"rounds": rounds})
+    return {title: row["ratio"] for title, row in rows.items()}
+
+
 def tiles(
     *, models: tuple[str, ...] = ("bicubic",), tile: int = 120, device: str = "cuda"
 ) -> dict[str, list[float]]:
@@ -447,5 +480,6 @@ def _require_spandrel() -> None:
 
 
 if __name__ == "__main__":
-    parts = (data, train, degradation, upscale, swinir, scaling, precision, rounding, memory, tiles)
+    parts = (data, train, degradation, upscale, swinir, scaling, precision, rounding, memory)
+    parts += (allocator, tiles)
     command_line({part.__name__: part for part in parts})

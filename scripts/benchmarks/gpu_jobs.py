@@ -28,11 +28,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import checkpoint
-from common.data.crops import to_device
 from common.device import choose_device, describe
 from common.run import training
 from scripts.benchmarks import swinir
-from scripts.benchmarks.measuring import ROOT, quiet_folder
+from scripts.benchmarks.measuring import ROOT, quiet_folder, train_on_one_batch
 from scripts.benchmarks.precision import psnr_and_seconds
 from scripts.benchmarks.stress import differences, lay_out
 from scripts.benchmarks.train import gan_step, plain_psnr_step, random_vgg
@@ -222,20 +221,9 @@ class Worker:
         arguments |= {"bfloat16": bfloat16, "compile": compile}
         row["images"] = (defaults | arguments)["batch_size"]
 
-        def on_one_batch(epoch: training.Epoch) -> Iterator[tuple[int, list[torch.Tensor]]]:
-            batch = to_device(next(epoch.training.batches), epoch.training.device)
-            for k in steps:
-                yield k, batch
-            raise _Enough
-
-        folders = self.folders()
-        with quiet_folder() as folder, mock.patch.object(training.Epoch, "__iter__", on_one_batch):
-            if arguments.get("n_epochs_gan") and not self.toy:
-                arguments["vgg_weights"] = self._vgg()
-            try:
-                train(**folders, **arguments, out_dir=folder / "run")
-            except _Enough:
-                return
+        if arguments.get("n_epochs_gan") and not self.toy:
+            arguments["vgg_weights"] = self._vgg()
+        train_on_one_batch(train, self.folders() | arguments, steps)
 
     def _vgg(self) -> Path:
         path = self.work / "vgg19.pth"
@@ -343,10 +331,6 @@ class Worker:
         row = last_row(run)
         files = keep(run, METHODS[job].network, self.out, job)
         self.emit(**row, kept=files)
-
-
-class _Enough(BaseException):
-    """All steps that are measured were taken."""
 
 
 def measured(

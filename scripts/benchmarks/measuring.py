@@ -16,15 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from matplotlib.figure import Figure
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.data.crops import to_device
 from common.device import describe
 from common.files import written_whole
 from common.progress import progress_bar
+from common.run import training
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "runs" / "benchmark"
@@ -94,15 +97,9 @@ def measure(
                 found.append(gflop / _time(call, 1, device))
     ceilings = {p: max(map(statistics.median, found)) for p, found in rates.items()}
     for side, row, times in zip(sides, rows, seconds, strict=True):
-        median = statistics.median(times)
-        by_round = sorted(a / b for a, b in zip(seconds[0], times, strict=True))
-        row |= {
-            "seconds": median * side.images,
-            "per_second": 1 / median,
-            "ratio": statistics.median(seconds[0]) / median,
-            "ratio_quartiles": [by_round[len(by_round) // 4], by_round[-1 - len(by_round) // 4]],
-            "all_seconds": [value * side.images for value in times],
-        }
+        row |= against(seconds[0], times)
+        row["seconds"] *= side.images
+        row["all_seconds"] = [value * side.images for value in times]
         if arithmetic:
             row["gflop_per_second"] = row["gflop"] / row["seconds"]
             row["share_of_ceiling"] = row["gflop_per_second"] / ceilings[side.precision]
@@ -114,6 +111,18 @@ def measure(
     notes = {f"ceiling_{str(p)[6:]}_gflop_per_second": value for p, value in ceilings.items()}
     report(part, named, unit=unit, out=out, device=device, notes=notes)
     return {name: row["ratio"] for name, row in named.items()}
+
+
+def against(usual: list[float], times: list[float]) -> dict[str, Any]:
+    """Return the median of `times` in seconds, and how much shorter it is than that of `usual`."""
+    median = statistics.median(times)
+    by_round = sorted(a / b for a, b in zip(usual, times, strict=True))
+    return {
+        "seconds": median,
+        "per_second": 1 / median,
+        "ratio": statistics.median(usual) / median,
+        "ratio_quartiles": [by_round[len(by_round) // 4], by_round[-1 - len(by_round) // 4]],
+    }
 
 
 def report(
@@ -191,6 +200,28 @@ def quiet_folder() -> Iterator[Path]:
         contextlib.redirect_stderr(io.StringIO()),
     ):
         yield Path(folder)
+
+
+class _Enough(BaseException):
+    """All steps that are measured were taken."""
+
+
+def train_on_one_batch(
+    train: Callable[..., Path], arguments: dict[str, Any], steps: Iterator[int]
+) -> None:
+    """Let a train function take its own steps, on one batch that stays on the device."""
+
+    def on_one_batch(epoch: training.Epoch) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        batch = to_device(next(epoch.training.batches), epoch.training.device)
+        for k in steps:
+            yield k, batch
+        raise _Enough
+
+    with quiet_folder() as folder, mock.patch.object(training.Epoch, "__iter__", on_one_batch):
+        try:
+            train(**arguments, out_dir=folder / "run")
+        except _Enough:
+            return
 
 
 def peak_memory(build: Callable[[], Callable[[int], Any]], device: torch.device) -> float | None:

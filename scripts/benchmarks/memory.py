@@ -1,10 +1,13 @@
-"""What each training script needs of memory with its defaults (of the benchmark)."""
+"""Memory of each training script: how much with its defaults, and what it costs to get it anew."""
 
-from collections.abc import Callable
+import itertools
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.measuring import quiet_folder
+from common.device import keep_freed_memory
+from scripts.benchmarks.measuring import quiet_folder, train_on_one_batch
 from scripts.evidence.methods import METHODS
 
 _PSNR: dict[str, Any] = {"n_epochs": 1, "n_epochs_gan": 0}
@@ -39,3 +42,28 @@ def train_two_steps(
     with quiet_folder() as folder:
         function(**folders, **settings, out_dir=folder / "run")
     return lambda k: None
+
+
+def seconds_by_allocator(
+    train: Callable[..., Path], folders: dict[str, Path], rounds: int, **changes: Any
+) -> tuple[list[float], list[float]]:
+    """Return seconds of steps with freed memory given back, and of steps with it kept, in turn."""
+    sides: dict[int, list[float]] = {
+        2**25: [],
+        2**31 - 1: [],
+    }  # (glibc gets to the first by itself)
+
+    def steps() -> Iterator[int]:
+        numbers = itertools.count()
+        for _ in range(rounds + 2):
+            for most, seconds in sides.items():
+                keep_freed_memory(most)
+                for _ in range(2):  # memory is as this side leaves it after its first step
+                    began = time.perf_counter()
+                    yield next(numbers)
+                seconds.append(time.perf_counter() - began)
+
+    settings = {"n_valid": 1, "valid_crop": 256, "workers": 0, "device": "cpu"} | changes
+    train_on_one_batch(train, folders | settings, steps())
+    given_back, kept = (seconds[2:] for seconds in sides.values())
+    return given_back, kept

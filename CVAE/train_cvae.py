@@ -25,9 +25,6 @@ Differences from the paper:
   (warm_up), the prior's by prior_weight times as much from the beginning. It costs q nothing, and a
   prior that lags behind draws stripes on flat walls.
 - Free bits (free_nats), for q only.
-- What is drawn from the prior is trained as well, by the energy score of two samples, as images and
-  as features of an ImageNet network, and the mean prediction by L1. It begins once z is in use
-  (warm_up): before that, the decoder learns to make waves of any noise, and z carries nothing.
 - The linear layers around z start as convolutions (CVAE/model.py); with usual weights the decoder
   has learned to do without z before it learns to read it.
 - The saved networks are exponential moving averages of the trained ones.
@@ -35,7 +32,6 @@ Differences from the paper:
 
 import copy
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -47,21 +43,11 @@ import torch
 from torch.nn import functional
 
 from common.data.resize import project
-from common.measure.efficientnet import EfficientNetFeatures
 from common.processes import on_main
 from common.run.flags import command_line
 from common.run.recipes import update_ema
 from common.run.training import Training
-from common.vae import (
-    PANELS,
-    SHOWN,
-    energy_score,
-    features_apart,
-    images_apart,
-    kl_divergence,
-    kl_terms,
-    latent_diagnostics,
-)
+from common.vae import PANELS, SHOWN, kl_divergence, kl_terms, latent_diagnostics
 from CVAE.dataset import crops_and_validation
 from CVAE.model import CVAE, Recognition
 
@@ -100,10 +86,7 @@ def train_cvae(
     kl_weight: float = 7e-7,  # of q's KL in nats an image (for mse at 26 dB: 1e-7)
     prior_weight: float = 4.0,  # of the prior's half of the KL term, against q's (0.8 to 0.2)
     free_nats: float = 0.1,  # KL of each latent number that q is not charged for, 0.1 to 0.25
-    sample_weight: float = 1.0,  # energy score of two samples
-    feature_weight: float = 0.15,  # energy score of their features; 0: none
-    mean_weight: float = 0.5,  # L1 of the mean prediction
-    warm_up: tuple[float, float] = (0.3, 0.6),  # shares of the run: of q's KL and samples
+    warm_up: tuple[float, float] = (0.3, 0.6),  # shares of the run: kl_weight from 0 to its value
     # optimisation
     n_epochs: int = 200,
     steps_per_epoch: int = 500,  # an epoch ends in validation and a checkpoint
@@ -136,11 +119,9 @@ def train_cvae(
             "photos of any size, and the SRVAE is trained on any), n_latent a multiple of 16, and "
             "valid_patches 2 or more"
         )
-    apart = partial(images_apart, sizes=(1, 4, 16))
     errors = {"l1": functional.l1_loss, "mse": functional.mse_loss}
     if reconstruction not in errors:
         raise ValueError(f'reconstruction is "{reconstruction}", expected "l1" or "mse"')
-    features_of = training.prepare(EfficientNetFeatures()) if feature_weight else None
 
     # data
     crops, validation, patches = crops_and_validation(
@@ -176,45 +157,29 @@ def train_cvae(
                 progress = step / (n_epochs * steps_per_epoch)
                 rate = learning_rate * min(1, (1 - progress) / max(1 - decay_from, 1e-9))
                 optimizer.param_groups[0]["lr"] = rate
-                warmth = warmed_up(progress, *warm_up)
+                kl_weight_now = kl_weight * warmed_up(progress, *warm_up)
 
                 with training.autocast():
                     mu, logvar, skips = encode(lr)
                     p = mu, logvar
                     q = posterior(hr, lr) if posterior else p
-                    zs = [model.reparameterize(*q)]
-                    if posterior and warmth:
-                        zs += [mu.detach(), *(model.reparameterize(*p) for _ in range(2))]
-                    n = len(zs)
-                    images = decode(torch.cat(zs), [skip.repeat(n, 1, 1, 1) for skip in skips])
-                images = project(images.float(), lr.repeat(n, 1, 1, 1), projections)
-                sr, *drawn = images.chunk(n)
+                    sr = decode(model.reparameterize(*q), skips)
+                sr = project(sr.float(), lr, projections)
 
                 losses = {"reconstruction": errors[reconstruction](sr, hr)}
                 if posterior:
                     losses["kl_q"], losses["kl"] = kl_terms(q, p, free_nats)
-                    kl = warmth * losses["kl_q"] + prior_weight * losses["kl"]
+                    kl = kl_weight_now * losses["kl_q"] + prior_weight * kl_weight * losses["kl"]
                 else:
                     normal = torch.zeros_like(mu), torch.zeros_like(mu)
                     losses["kl"] = kl_divergence(p, normal).sum() / batch_size
-                    kl = warmth * losses["kl"]
-                loss = losses["reconstruction"] + kl_weight * kl
-                if drawn:
-                    mean, *samples = drawn
-                    losses["mean"] = functional.l1_loss(mean, hr)
-                    losses["samples"] = energy_score(apart, *samples, hr)
-                    more = mean_weight * losses["mean"] + sample_weight * losses["samples"]
-                    if features_of:
-                        with training.autocast():
-                            three = [features_of(image) for image in (*samples, hr)]
-                        losses["features"] = energy_score(features_apart, *three)
-                        more = more + feature_weight * losses["features"]
-                    loss = loss + warmth * more
+                    kl = kl_weight_now * losses["kl"]
+                loss = losses["reconstruction"] + kl
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 update_ema(average, trained, ema_decay, step)
-                epoch.log(losses, learning_rate=rate, kl_weight=warmth * kl_weight)
+                epoch.log(losses, learning_rate=rate, kl_weight=kl_weight_now)
 
             epoch.validate(
                 lambda lr: average_model.sample(lr, temperature=0)[0],

@@ -31,7 +31,9 @@ Differences from the paper, and from the CVAE here:
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -46,15 +48,7 @@ from common.processes import batch_mean, on_main
 from common.run.flags import command_line
 from common.run.recipes import update_ema
 from common.run.training import Training
-from common.vae import (
-    PANELS,
-    SHOWN,
-    energy_score,
-    features_apart,
-    images_apart,
-    kl_terms,
-    latent_diagnostics,
-)
+from common.vae import PANELS, SHOWN, kl_terms, latent_diagnostics
 from SRVAE.dataset import crops_and_validation
 from SRVAE.model import SRVAE, Recognition
 
@@ -70,6 +64,31 @@ def laplace_nll(mean_error: torch.Tensor) -> torch.Tensor:
     (as Rybkin et al., section 3, for a Gaussian).
     """
     return (2 * mean_error).log() + 1
+
+
+def energy_score(apart: Callable, first: Any, second: Any, hr: Any) -> torch.Tensor:
+    """Return the energy score of two samples, lowest if they are drawn as HR is.
+
+    E|x - y| - E|x - x'| / 2 of samples x, x' and HR y (Gneiting and Raftery 2007, eq. 22), with a
+    distance |.| of images or of their features.
+    """
+    return (apart(first, hr) + apart(second, hr) - apart(first, second)) / 2
+
+
+def images_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square difference of images (N, 3, H, W), the mean over windows.
+
+    Of 4 and of 16 pixels each way; the mean of both sizes.
+    """
+    square = (a - b).square().mean(1, keepdim=True)
+    means = [functional.avg_pool2d(square, size) for size in (4, 16)]
+    return sum((mean + 1e-6).sqrt().mean() for mean in means) / len(means)
+
+
+def features_apart(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+    """Return the distance of `EfficientNetFeatures`, the mean over places and depths."""
+    squares = [(x - y).square().sum(1) for x, y in zip(a, b, strict=True)]
+    return sum((square + 1e-4).sqrt().mean() for square in squares) / len(squares)
 
 
 def train_srvae(

@@ -1,9 +1,7 @@
 """What the variational autoencoders share: diagonal Gaussians, and what shows what z carries."""
 
 import math
-from collections.abc import Callable
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import nn
@@ -64,33 +62,6 @@ def kl_terms(q: Gaussian, p: Gaussian, free_nats: float) -> tuple[torch.Tensor, 
     posterior_term = kl_divergence(q, fixed_p).mean(0).clamp(min=free_nats).sum()
     prior_term = kl_divergence(fixed_q, p).mean(0).sum()
     return posterior_term, prior_term
-
-
-def energy_score(apart: Callable, first: Any, second: Any, hr: Any) -> torch.Tensor:
-    """Return the energy score of two samples, lowest if they are drawn as HR is.
-
-    E|x - y| - E|x - x'| / 2 of samples x, x' and HR y (Gneiting and Raftery 2007, eq. 22), with a
-    distance |.| of images or of their features.
-    """
-    return (apart(first, hr) + apart(second, hr) - apart(first, second)) / 2
-
-
-def images_apart(
-    a: torch.Tensor, b: torch.Tensor, sizes: tuple[int, ...] = (4, 16)
-) -> torch.Tensor:
-    """Return the root mean square difference of images (N, 3, H, W), the mean over windows.
-
-    `sizes` are pixels each way of the windows; the mean over the sizes.
-    """
-    square = (a - b).square().mean(1, keepdim=True)
-    means = [functional.avg_pool2d(square, size) for size in sizes]
-    return sum((mean + 1e-6).sqrt().mean() for mean in means) / len(means)
-
-
-def features_apart(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
-    """Return the distance of `EfficientNetFeatures`, the mean over places and depths."""
-    squares = [(x - y).square().sum(1) for x, y in zip(a, b, strict=True)]
-    return sum((square + 1e-4).sqrt().mean() for square in squares) / len(squares)
 
 
 def draw(gaussian: Gaussian, noise: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,6 @@ class LossMeter:
     def restart(self) -> None:
         """Begin an epoch."""
         self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}  # of steps that have this loss
         self.n_steps = 0
         self._waiting: list[tuple[int, list[str], torch.Tensor]] = []
 
@@ -88,18 +87,16 @@ class LossMeter:
                     raise FloatingPointError(f"{title}, step {step + 1}: {figures}")
                 for name in names[:-1]:
                     self.sums[name] = self.sums.get(name, 0.0) + values[name]
-                    self.counts[name] = self.counts.get(name, 0) + 1
             self._waiting = []
-        return {name: total / self.counts[name] for name, total in self.sums.items()}
+        return {name: total / self.n_steps for name, total in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         self.means()
-        return {"sums": self.sums, "counts": self.counts, "n_steps": self.n_steps}
+        return {"sums": dict(self.sums), "n_steps": self.n_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.restart()
         self.sums, self.n_steps = dict(state["sums"]), state["n_steps"]
-        self.counts = dict(state.get("counts", dict.fromkeys(self.sums, self.n_steps)))
 
 
 def plot_curves(path: Path, rows: Rows, baseline: float, panels: Panels | None = None) -> None:

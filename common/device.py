@@ -47,7 +47,7 @@ def keep_freed_memory(most: int = 2**31 - 1) -> None:
     """Let glibc keep up to `most` bytes of freed memory for what is allocated next.
 
     It gives large pieces back at once, and each step asks for the same ones again: then the kernel
-    has to clear every page anew, which is a sixth of a CVAE's step.
+    has to clear every page anew, which is a fifth of a CVAE's step.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):

@@ -68,7 +68,9 @@ def compare(
         ValueError: an argument is out of range, or a file is no photo or no such model.
         FileExistsError: `out` is there already.
     """
-    if not models or (names and len(names) != len(models)):
+    if not models:
+        raise ValueError("-m names no model: expected PHOTO -m NAME ... (upscale.py -m list)")
+    if names and len(names) != len(models):
         raise ValueError(f"{len(models)} models and {len(names)} names: expected a name for each")
     if samples < 0 or crop < 8 or not 1 <= (len(crop_at) or n_crops) <= len(_COLOURS):
         raise ValueError(

@@ -81,7 +81,7 @@ def test_an_lr_photo_has_no_scores(photo, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"models": ()}, "0 models"),
+        ({"models": ()}, "names no model"),
         ({"names": ("a", "b")}, "a name for each"),
         ({"n_crops": 5}, "1 to 4 crops"),
         ({"out": Path("a.txt")}, r"a\.txt: expected a name that ends in"),

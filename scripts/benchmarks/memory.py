@@ -48,10 +48,8 @@ def seconds_by_allocator(
     train: Callable[..., Path], folders: dict[str, Path], rounds: int, **changes: Any
 ) -> tuple[list[float], list[float]]:
     """Return seconds of steps with freed memory given back, and of steps with it kept, in turn."""
-    sides: dict[int, list[float]] = {
-        2**25: [],
-        2**31 - 1: [],
-    }  # (glibc gets to the first by itself)
+    # glibc gets to the first limit by itself.
+    sides: dict[int, list[float]] = {2**25: [], 2**31 - 1: []}
 
     def steps() -> Iterator[int]:
         numbers = itertools.count()

@@ -37,6 +37,7 @@ import torch
 import tyro
 
 from common.data.crops import PairedCrops
+from common.data.pairs import Pairs
 from common.data.photos import read_image, to_tensor
 from common.device import choose_bfloat16, choose_device
 from common.progress import progress_bar
@@ -392,9 +393,7 @@ def memory(
         raise ValueError(f"scripts holds {unknown}, expected some of {list(SETTINGS)}")
     rows = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        pairs = large_photos(Path(name), 2)
-        folders = {f"{kind}_folder": pairs[0][i].parent for i, kind in enumerate(("lr", "hr"))}
-        folders |= {f"valid_{kind}": folder for kind, folder in folders.items()}
+        folders = _folders_of(large_photos(Path(name), 2))
         vgg_weights = random_vgg(Path(name))
         for script in progress_bar(scripts, desc="measuring", unit="script"):
             build = partial(train_two_steps, script, folders, vgg_weights, str(where))
@@ -421,9 +420,7 @@ def allocator(
         )
     rows = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        pairs = large_photos(Path(name), 4)
-        folders = {f"{kind}_folder": pairs[0][i].parent for i, kind in enumerate(("lr", "hr"))}
-        folders |= {f"valid_{kind}": folder for kind, folder in folders.items()}
+        folders = _folders_of(large_photos(Path(name), 4))
         for script in progress_bar(scripts, desc="measuring", unit="script"):
             method, psnr_only = METHODS[script], {"n_epochs_gan": 0} if script == "esrgan" else {}
             given_back, kept = seconds_by_allocator(method.train, folders, rounds, **psnr_only)
@@ -463,6 +460,12 @@ def tiles(
             print(f"{title[-42:]:42}" + "".join(f"{value:9.4f}" for value in differences))
             results[title] = differences
     return results
+
+
+def _folders_of(pairs: Pairs) -> dict[str, Path]:
+    """Return the folders of LR and HR photos as train functions take them, for validation, too."""
+    folders = {f"{kind}_folder": pairs[0][i].parent for i, kind in enumerate(("lr", "hr"))}
+    return folders | {f"valid_{kind}": folder for kind, folder in folders.items()}
 
 
 def _options(

@@ -10,6 +10,7 @@ from common.device import keep_freed_memory
 from scripts.benchmarks.measuring import quiet_folder, train_on_one_batch
 from scripts.evidence.methods import METHODS
 
+_FEW: dict[str, Any] = {"n_valid": 1, "valid_crop": 256, "workers": 0}  # but for the steps
 _PSNR: dict[str, Any] = {"n_epochs": 1, "n_epochs_gan": 0}
 _GAN: dict[str, Any] = {"n_epochs": 0, "n_epochs_gan": 1}
 _LESS: dict[str, Any] = {"gradient_checkpointing": True}
@@ -35,8 +36,7 @@ def train_two_steps(
 ) -> Callable[[int], None]:
     """Train two steps of `SETTINGS[name]`, changed by `changes`; the result has nothing to do."""
     function, settings = SETTINGS[name]
-    settings = settings | {"steps_per_epoch": 2, "n_valid": 1, "valid_crop": 256, "workers": 0}
-    settings |= {"device": device} | changes
+    settings = settings | _FEW | {"steps_per_epoch": 2, "device": device} | changes
     if settings.get("n_epochs_gan"):
         settings["vgg_weights"] = vgg_weights
     with quiet_folder() as folder:
@@ -61,7 +61,6 @@ def seconds_by_allocator(
                     yield next(numbers)
                 seconds.append(time.perf_counter() - began)
 
-    settings = {"n_valid": 1, "valid_crop": 256, "workers": 0, "device": "cpu"} | changes
-    train_on_one_batch(train, folders | settings, steps())
+    train_on_one_batch(train, folders | _FEW | {"device": "cpu"} | changes, steps())
     given_back, kept = (seconds[2:] for seconds in sides.values())
     return given_back, kept

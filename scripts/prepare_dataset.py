@@ -18,12 +18,20 @@ div2k/builtin: for trying any of the training scripts without a download.
 makes OUT/DIV2K_train_LR_realistic/X4/NAMEx4.png instead, blurred, noisy and JPEG-compressed
 (scripts/inference/first_order.py), of the same HR photos: for training on unpaired
 photos. `second_order` is Real-ESRGAN's stronger form, to measure on.
+
+    python scripts/prepare_dataset.py PHOTOS OUT --sizes 1 0.9 0.8 0.7 0.6
+
+makes more of few photos: each is there in these sizes as well, the smaller ones as NAME_90.png and
+so on (Dong et al. 2016, "Accelerating the Super-Resolution Convolutional Neural Network"). Hold
+out other photos then (`--split valid`), or sizes of one photo are trained and measured on.
 """
 
 import contextlib
 import errno
+import itertools
 import sys
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -33,6 +41,7 @@ if not __package__:
 
 import numpy as np
 import tyro
+from PIL import Image
 
 from common.data.degradations import second_order
 from common.data.pairs import list_images
@@ -50,6 +59,7 @@ SCALE = 4
 
 class Job(NamedTuple):
     photo: Path
+    size: float
     hr_path: Path
     lr_path: Path
     degradation: str
@@ -63,6 +73,7 @@ def prepare_dataset(
     *,
     split: Literal["train", "valid"] = "train",
     degradation: Literal["bicubic", "realistic", "second_order"] = "bicubic",
+    sizes: tuple[float, ...] = (1.0,),
     seed: int = 0,
     processes: int | None = None,
     overwrite: bool = False,
@@ -79,13 +90,15 @@ def prepare_dataset(
         split: which of DIV2K's folders.
         degradation: how LR photos are made: MATLAB's imresize, or blur, noise and JPEG as well,
             once or twice (Real-ESRGAN).
+        sizes: in which each photo is written, as a part of its own size; the smaller ones are
+            reduced by bicubic, which makes more HR photos of few.
         seed: of the degradation, 0 or more; a photo's depends on it and its name alone.
         processes: how many convert; None: one a processor; 0: this process alone.
         overwrite: make pairs anew that are there already.
     Raises:
         OSError, ValueError: there is no such folder, it holds no photos, two photos would get the
             same name, photos would be overwritten, none could be read, `out` is the folder of
-            photos or cannot be written to, or the seed is below 0.
+            photos or cannot be written to, a size is not in (0, 1], or the seed is below 0.
     """
     if str(photos) == "builtin" and not photos.exists():
         from scripts.evidence import builtin_photos  # (which calls this)
@@ -96,29 +109,25 @@ def prepare_dataset(
         raise ValueError(f"{photos}: name the folder where the photos are to be laid out as well")
     if seed < 0:
         raise ValueError(f"the seed is {seed}, expected 0 or more")
+    if not sizes or not all(0 < size <= 1 for size in sizes):
+        raise ValueError(f"the sizes are {sizes}, expected parts of a photo's, above 0 up to 1")
     paths = list_images(photos)
     if out.resolve() == photos.resolve():
         raise ValueError(f"{out} is the folder of photos: name another for what is made of them")
-    same = sorted({p.name for p in paths if sum(q.stem == p.stem for q in paths) > 1})
-    if same:
-        raise ValueError(f"{photos} holds photos of the same name, rename them: {', '.join(same)}")
     hr_folder = out / f"DIV2K_{split}_HR"
     lr_folder = out / f"DIV2K_{split}_LR_{degradation}" / f"X{SCALE}"
     if photos.resolve() == lr_folder.resolve() or (
         overwrite and photos.resolve() == hr_folder.resolve()
     ):
         raise ValueError(f"{photos} is where results are written, over the photos: choose another")
-    jobs = [
-        Job(
-            path,
-            hr_folder / f"{path.stem}.png",
-            lr_folder / f"{path.stem}x{SCALE}.png",
-            degradation,
-            seed,
-            overwrite,
-        )
-        for path in paths
-    ]
+    jobs = []
+    for path, size in itertools.product(paths, sizes):
+        name = path.stem if size == 1 else f"{path.stem}_{round(100 * size)}"
+        hr_path, lr_path = hr_folder / f"{name}.png", lr_folder / f"{name}x{SCALE}.png"
+        jobs.append(Job(path, size, hr_path, lr_path, degradation, seed, overwrite))
+    uses = Counter(job.hr_path for job in jobs)
+    if same := sorted({job.photo.name for job in jobs if uses[job.hr_path] > 1}):
+        raise ValueError(f"{photos}: these would get the same name, rename them: {', '.join(same)}")
     if overwrite or not all(_is_there(j.hr_path) and _is_there(j.lr_path) for j in jobs):
         for folder in (out, hr_folder, lr_folder):
             refuse_unwritable(folder)
@@ -137,7 +146,7 @@ def prepare_dataset(
     print(f"{hr_folder} and {lr_folder}: {len(jobs) - len(problems)} photos", end="")
     print(f", {len(there)} of them were there already")
     if problems:
-        print(f"{len(problems)} skipped:", *problems, sep="\n  ", file=sys.stderr)
+        print(f"{len(problems)} skipped:", *dict.fromkeys(problems), sep="\n  ", file=sys.stderr)
     if others := skipped_files(photos):
         print(others, file=sys.stderr)
     if folders := sorted(p.name for p in photos.iterdir() if p.is_dir() and p.name[0] != "."):
@@ -151,21 +160,20 @@ def _make_pair(job: Job) -> str | None:
     """Write what is missing of one pair; return what is wrong with the photo, None for nothing."""
     # An HR photo that is there stays: other LR folders belong to it, and its pixel store.
     keep_hr = _is_there(job.hr_path) and not job.overwrite
-    photo = job.hr_path if keep_hr else job.photo
     try:
-        hr = read_image(photo)
+        hr = read_image(job.hr_path) if keep_hr else _read(job)
     except ValueError as error:
         return str(error)
     h, w = (n // SCALE * SCALE for n in hr.shape[:2])
     if min(h, w) == 0:
-        return f"{photo}: {hr.shape[1]}x{hr.shape[0]} is smaller than {SCALE}x{SCALE}"
+        return f"{job.photo}: {hr.shape[1]}x{hr.shape[0]} is smaller than {SCALE}x{SCALE}"
     hr = hr[:h, :w]
     is_whole = keep_hr and _is_there(job.lr_path)
     if not is_whole and (problem := _write_pair(job, hr, keep_hr)):
         return problem
     if keep_hr and job.photo.resolve() != job.hr_path.resolve():
         try:
-            same = _is_made_of(hr, read_image(job.photo))
+            same = _is_made_of(hr, _read(job))
         except ValueError as error:
             return str(error)
         if not same:
@@ -174,6 +182,15 @@ def _make_pair(job: Job) -> str | None:
                 "two (or --overwrite)"
             )
     return None
+
+
+def _read(job: Job) -> np.ndarray:
+    """Read a job's photo in its size."""
+    photo = read_image(job.photo)
+    if job.size == 1:
+        return photo
+    h, w = (max(1, round(n * job.size)) for n in photo.shape[:2])
+    return np.array(Image.fromarray(photo).resize((w, h), Image.Resampling.BICUBIC))
 
 
 def _is_made_of(hr: np.ndarray, photo: np.ndarray) -> bool:
@@ -185,7 +202,7 @@ def _is_made_of(hr: np.ndarray, photo: np.ndarray) -> bool:
 
 
 def _write_pair(job: Job, hr: np.ndarray, keep_hr: bool) -> str | None:
-    seeds = [job.seed, zlib.crc32(job.photo.stem.encode("utf-8", "surrogateescape"))]
+    seeds = [job.seed, zlib.crc32(job.hr_path.stem.encode("utf-8", "surrogateescape"))]
     if job.degradation == "realistic":
         lr = first_order(hr, np.random.default_rng(seeds))
     elif job.degradation == "second_order":

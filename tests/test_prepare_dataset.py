@@ -58,6 +58,28 @@ def test_second_call_prepares_nothing_twice(photos, tmp_path, capsys):
     assert "3 of them were there already" in capsys.readouterr().out
 
 
+def test_photos_are_there_in_smaller_sizes_as_well(photos, tmp_path, capsys):
+    photo = read_image(photos / "cat 1.png")[:48, :64]
+    write_image(photos / "cat 1.png", photo)
+    options = {"sizes": (1, 0.5), "processes": 0}
+    hr_folder, lr_folder = prepare_dataset(photos, tmp_path / "out", **options)
+    names = {hr.name for _, hr in list_pairs(lr_folder, hr_folder)}
+    assert names == {f"{name}.png" for n in ("cat 1", "größe", "print") for name in (n, f"{n}_50")}
+    half = read_image(hr_folder / "cat 1_50.png")
+    np.testing.assert_allclose(half, matlab_imresize(photo, 1 / 2).astype(int), atol=1)
+    assert capsys.readouterr().err.count("broken.png:") == 1
+    prepare_dataset(photos, tmp_path / "out", **options)
+    said = capsys.readouterr()
+    assert "6 of them were there already" in said.out and "another photo" not in said.err
+
+
+@pytest.mark.parametrize("sizes", [(), (0.0,), (1.5,)])
+def test_size_that_is_no_part_is_an_error(photos, tmp_path, sizes):
+    with pytest.raises(ValueError, match="the sizes are"):
+        prepare_dataset(photos, tmp_path / "out", sizes=sizes)
+    assert not (tmp_path / "out").exists()
+
+
 def _contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -185,6 +207,9 @@ def test_photos_of_the_same_name_are_an_error(photos, tmp_path):
     write_image(photos / "cat 1.webp", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=r"same name, rename them: cat 1\.png, cat 1\.webp"):
         prepare_dataset(photos, tmp_path / "out")
+    (photos / "cat 1.webp").rename(photos / "cat 1_90.webp")
+    with pytest.raises(ValueError, match=r"same name, rename them: cat 1\.png, cat 1_90\.webp"):
+        prepare_dataset(photos, tmp_path / "out", sizes=(1, 0.9))
     assert not (tmp_path / "out").exists()
 
 

@@ -16,7 +16,7 @@ DEFAULT = "real"
 
 class Published(NamedTuple):
     url: str
-    sha256: str  # its first digits; none are known: it is taken as it comes
+    sha256: str  # of some its first 8 digits, as in its name
     size: str
     what: str
     whose: str  # authors and licence
@@ -35,7 +35,11 @@ PUBLISHED = {
         _WANG,
     ),
     "realesrnet-x4plus": Published(
-        f"{_XINTAO}/v0.1.1/RealESRNet_x4plus.pth", "", "67 MB", "real photos, smooth", _WANG
+        f"{_XINTAO}/v0.1.1/RealESRNet_x4plus.pth",
+        "a820b9bde89a874d7599d545567308ce6c128fc8754a53208eda016d40aa81df",
+        "67 MB",
+        "real photos, smooth",
+        _WANG,
     ),
     "realesrgan-x4plus-anime": Published(
         f"{_XINTAO}/v0.2.2.4/RealESRGAN_x4plus_anime_6B.pth",

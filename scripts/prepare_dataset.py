@@ -98,19 +98,25 @@ def prepare_dataset(
     Raises:
         OSError, ValueError: there is no such folder, it holds no photos, two photos would get the
             same name, photos would be overwritten, none could be read, `out` is the folder of
-            photos or cannot be written to, a size is not in (0, 1], or the seed is below 0.
+            photos or cannot be written to, a size is not in (0, 1] or there twice, or the seed is
+            below 0.
     """
     if str(photos) == "builtin" and not photos.exists():
         from scripts.evidence import builtin_photos  # (which calls this)
 
+        if sizes != (1.0,):
+            way_on = "name photos/train in the folder that it makes, and another to lay them out in"
+            raise ValueError(f"builtin has no --sizes: {way_on}")
         lr, hr, *_ = builtin_photos.builtin_photos(out or builtin_photos.FOLDER, degradation)
         return hr, lr
     if out is None:
         raise ValueError(f"{photos}: name the folder where the photos are to be laid out as well")
     if seed < 0:
         raise ValueError(f"the seed is {seed}, expected 0 or more")
-    if not sizes or not all(0 < size <= 1 for size in sizes):
-        raise ValueError(f"the sizes are {sizes}, expected parts of a photo's, above 0 up to 1")
+    percents = {round(100 * size) for size in sizes}
+    if not sizes or len(percents) < len(sizes) or not all(0 < size <= 1 for size in sizes):
+        expected = "expected parts of a photo's, above 0 up to 1, different by 0.01 or more"
+        raise ValueError(f"the sizes are {sizes}, {expected}")
     paths = list_images(photos)
     if out.resolve() == photos.resolve():
         raise ValueError(f"{out} is the folder of photos: name another for what is made of them")

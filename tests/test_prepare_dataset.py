@@ -73,10 +73,12 @@ def test_photos_are_there_in_smaller_sizes_as_well(photos, tmp_path, capsys):
     assert "6 of them were there already" in said.out and "another photo" not in said.err
 
 
-@pytest.mark.parametrize("sizes", [(), (0.0,), (1.5,)])
+@pytest.mark.parametrize("sizes", [(), (0.0,), (1.5,), (1.0, 1.0)])
 def test_size_that_is_no_part_is_an_error(photos, tmp_path, sizes):
     with pytest.raises(ValueError, match="the sizes are"):
         prepare_dataset(photos, tmp_path / "out", sizes=sizes)
+    with pytest.raises(ValueError, match="builtin has no --sizes"):
+        prepare_dataset(Path("builtin"), tmp_path / "out", sizes=sizes)
     assert not (tmp_path / "out").exists()
 
 
